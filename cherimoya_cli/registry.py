@@ -1,0 +1,22 @@
+"""The commands by name: the module that runs each, and a line of summary. Standard library only."""
+
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+	"""One subcommand: the module that holds its ``run``, and the line that ``--help`` shows."""
+
+	module: str
+	summary: str
+
+
+COMMANDS: dict[str, Command] = {
+	"pipeline": Command("cherimoya_cli.commands.pipeline", "run every step, from reads to a trained model and its report"),
+	"pipeline-json": Command("cherimoya_cli.commands.pipeline_json", "write the JSON of a pipeline from flags"),
+	"check": Command("cherimoya_cli.commands.check", "validate a JSON and its inputs without running anything"),
+	"negatives": Command("cherimoya_cli.commands.negatives", "find GC-matched background loci"),
+	"fit": Command("cherimoya_cli.commands.fit", "train a model, then evaluate it on the held-out chromosomes"),
+	"evaluate": Command("cherimoya_cli.commands.evaluate", "measure a model on loci"),
+	"predict": Command("cherimoya_cli.commands.predict", "write predictions at loci as bigWigs and arrays"),
+	"attribute": Command("cherimoya_cli.commands.attribute", "score the contribution of each base to the predictions"),
+}
