@@ -1,0 +1,150 @@
+"""Fixtures that every folder of tests may use: small files in the formats of the field, and a small data set."""
+
+import gzip
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class TinyGenome(NamedTuple):
+	"""A genome of three small chromosomes with tracks and loci, as files and as arrays."""
+
+	folder: Path
+	fasta: Path
+	sequences: dict[str, str]
+	sizes: dict[str, int]
+	signal: Path
+	plus: Path
+	minus: Path
+	control: Path
+	tracks: dict[str, dict[str, np.ndarray]]
+	peaks: Path
+	narrowpeaks: Path
+	negatives: Path
+	exclusion: Path
+	motif: str
+	summits: list[tuple[str, int]]
+
+
+def _fasta(path: Path, sequences: Mapping[str, str], *, width: int = 60, newline: str = "\n") -> Path:
+	"""A FASTA file with lines of `width` bases; gzipped when the name ends in .gz."""
+	parts = []
+	for name, sequence in sequences.items():
+		parts.append(f">{name} a description{newline}")
+		parts += [sequence[i : i + width] + newline for i in range(0, len(sequence), width)]
+	data = "".join(parts).encode()
+	path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+	return path
+
+
+def _bed(path: Path, rows: Iterable[Sequence | str]) -> Path:
+	"""A BED file of the rows (a string is taken as a whole line); gzipped when the name ends in .gz."""
+	lines = [row if isinstance(row, str) else "\t".join(str(v) for v in row) for row in rows]
+	data = "".join(line + "\n" for line in lines).encode()
+	path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+	return path
+
+
+def _bigwig(path: Path, sizes: Mapping[str, int], values: Mapping[str, np.ndarray]) -> Path:
+	"""A bigWig of per-base values from each chromosome's start; zeros and NaN are left out as gaps."""
+	import pyBigWig
+
+	bw = pyBigWig.open(str(path), "w")
+	bw.addHeader(list(sizes.items()))
+	for chrom in sizes:
+		array = np.asarray(values.get(chrom, ()), dtype=np.float64)
+		where = np.flatnonzero(np.nan_to_num(array))
+		if len(where):
+			bw.addEntries([chrom] * len(where), where.tolist(), ends=(where + 1).tolist(), values=array[where].tolist())
+	bw.close()
+	return path
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+	"""The folder of shared real data beside the repository; tests that need it are skipped without it."""
+	path = ROOT.parent / "shared"
+	if not (path / "data").is_dir():
+		pytest.skip("the folder ../shared with real data is not there")
+	return path
+
+
+@pytest.fixture(scope="session")
+def make_fasta() -> Callable[..., Path]:
+	"""`make_fasta(path, {name: sequence}, width=60, newline=...)` writes a FASTA file (gzip, not bgzip, for .gz)."""
+	return _fasta
+
+
+@pytest.fixture(scope="session")
+def make_bed() -> Callable[..., Path]:
+	"""`make_bed(path, rows)` writes a BED file."""
+	return _bed
+
+
+@pytest.fixture(scope="session")
+def make_bigwig() -> Callable[..., Path]:
+	"""`make_bigwig(path, sizes, {chrom: values})` writes a bigWig."""
+	pytest.importorskip("pyBigWig")
+	return _bigwig
+
+
+@pytest.fixture(scope="session")
+def tiny_genome(tmp_path_factory: pytest.TempPathFactory) -> TinyGenome:
+	"""Three chromosomes (24,000, 16,000 and 12,000 bp), 78 peaks with a planted motif and reads around it.
+
+	`signal.bw` is unstranded, `signal.+.bw` and `signal.-.bw` a stranded pair, `control.bw` a flat control;
+	`peaks.bed` and `peaks.narrowPeak` hold the peaks, `negatives.bed` places between them, `exclude.bed` a region.
+	All of chr1 can train, chr2 validate and chr3 test. Windows of up to 400 bp around peaks stay inside.
+	"""
+	pytest.importorskip("pyBigWig")
+	folder = tmp_path_factory.mktemp("tiny_genome")
+	rng = np.random.default_rng(7)
+	motif = "TGACTCATGC"
+	sizes = {"chr1": 24_000, "chr2": 16_000, "chr3": 12_000}
+	sequences, summits = {}, []
+	names = ("signal", "plus", "minus", "control")
+	tracks: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
+	for chrom, size in sizes.items():
+		bases = rng.choice(list("ACGT"), size=size)
+		rates = {name: np.full(size, 0.02) for name in names}
+		rates["control"] += 0.05
+		for mid in range(600, size - 500, 600):
+			bases[mid - 5 : mid + 5] = list(motif)
+			summits.append((chrom, mid))
+			height = rng.uniform(0.4, 1.6)
+			offsets = np.arange(-60, 61)
+			shape = np.exp(-0.5 * (offsets / 25) ** 2)
+			rates["signal"][mid - 60 : mid + 61] += 2 * height * shape
+			rates["plus"][mid - 80 : mid + 41] += height * shape
+			rates["minus"][mid - 40 : mid + 81] += height * shape
+		sequences[chrom] = "".join(bases)
+		for name in names:
+			tracks[name][chrom] = rng.poisson(rates[name]).astype(np.float32)
+
+	peaks = [(chrom, mid - 100, mid + 100) for chrom, mid in summits]
+	narrow = [
+		(chrom, mid - 90, mid + 110, f"peak{i}", 100, ".", 5.0, 10.0, 8.0, 90) for i, (chrom, mid) in enumerate(summits)
+	]
+	background = [(chrom, mid + 200, mid + 400) for chrom, mid in summits]
+	return TinyGenome(
+		folder=folder,
+		fasta=_fasta(folder / "tiny.fa", sequences),
+		sequences=sequences,
+		sizes=sizes,
+		signal=_bigwig(folder / "signal.bw", sizes, tracks["signal"]),
+		plus=_bigwig(folder / "signal.+.bw", sizes, tracks["plus"]),
+		minus=_bigwig(folder / "signal.-.bw", sizes, tracks["minus"]),
+		control=_bigwig(folder / "control.bw", sizes, tracks["control"]),
+		tracks=tracks,
+		peaks=_bed(folder / "peaks.bed", peaks),
+		narrowpeaks=_bed(folder / "peaks.narrowPeak", narrow),
+		negatives=_bed(folder / "negatives.bed", background),
+		exclusion=_bed(folder / "exclude.bed", [("chr1", 5_900, 6_100)]),
+		motif=motif,
+		summits=summits,
+	)
