@@ -1,0 +1,129 @@
+"""The Cheri block: dilated depthwise convolution, normalisation and a two-layer perceptron, around a residual.
+
+`HAS_TRITON` says whether a Triton path exists that the block can take.
+"""
+
+import torch
+from torch import nn
+
+from cherimoya.kernels import cpu, dispatch, reference
+from cherimoya.kernels.reference import conv_norm as _cheri_conv_norm_cpu
+
+__all__ = ["HAS_TRITON", "CheriBlock", "_cheri_conv_norm_cpu", "fused_dilated_conv_norm"]
+
+HAS_TRITON = False
+
+
+def fused_dilated_conv_norm(x: torch.Tensor, w: torch.Tensor, dilation: int) -> torch.Tensor:
+	"""Dilated depthwise convolution and normalisation of each example over all its positions and channels.
+
+	y = (z − mean_n) / sqrt(var_n + 1e-3) with z[n,l,c] = w[0,c]·x[n,l−d,c] + w[1,c]·x[n,l,c] + w[2,c]·x[n,l+d,c],
+	zero outside the sequence. Statistics are float32 whatever the type (float64 for float64). `_cheri_conv_norm_cpu`
+	is the definition; on the CPU the gradient is hand-written and can be taken once.
+
+	Parameters
+	----------
+	x: torch.Tensor, shape=(N, L, C)
+		Of any floating-point type and memory layout.
+	w: torch.Tensor, shape=(3, C)
+	dilation: int
+		d, in positions; may exceed L.
+
+	Returns
+	-------
+	y: torch.Tensor, shape=(N, L, C), dtype of x
+
+	Raises
+	------
+	ValueError
+		If shapes do not fit, a tensor is not floating point, or dilation is below 1.
+	"""
+	reference.check_conv_norm(x, w, dilation)
+	call = dispatch.Call(x.device.type, (x.dtype, w.dtype), compiling=torch.compiler.is_compiling())
+	if dispatch.conv_norm_path(call) == "cpu":
+		return cpu.ConvNorm.apply(x, w, dilation, reference.EPS)
+	return reference.conv_norm(x, w, dilation)
+
+
+class CheriBlock(nn.Module):
+	"""One block: out = x + residual_scale · W2·gelu_tanh(W1·conv_norm(x)), without biases.
+
+	On the CPU the whole block is one operation with a hand-written gradient that saves nothing but its input. A block
+	whose submodules were replaced or hooked, or that runs under autocast, calls those submodules one by one instead.
+
+	Parameters
+	----------
+	n_filters: int
+		C, the number of channels.
+	dilation: int
+		Distance between the taps of the convolution, in positions.
+	expansion: int
+		H / C, the relative width of the hidden layer. Default 2.
+	residual_scale: float
+		Factor of the block's contribution; fixed, never learned. Default 0.15.
+
+	Attributes
+	----------
+	conv_weight: torch.nn.Parameter, shape=(3, C)
+	linear1, linear2: torch.nn.Linear
+		Weights of shape (H, C) and (C, H).
+	activation: torch.nn.GELU
+	"""
+
+	def __init__(self, n_filters: int, dilation: int, expansion: int = 2, residual_scale: float = 0.15) -> None:
+		super().__init__()
+		self.n_filters = n_filters
+		self.dilation = dilation
+		self.expansion = expansion
+		self.residual_scale = float(residual_scale)
+		# skip_init leaves the weights to reset_parameters, which takes a generator; torch's own would draw from the global one.
+		self.conv_weight = nn.Parameter(torch.empty(3, n_filters, device="cpu"))
+		self.linear1 = nn.utils.skip_init(nn.Linear, n_filters, expansion * n_filters, bias=False)
+		self.linear2 = nn.utils.skip_init(nn.Linear, expansion * n_filters, n_filters, bias=False)
+		self.activation = nn.GELU(approximate="tanh")
+		self.reset_parameters()
+
+	def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+		"""Draw every weight from a truncated normal of std 0.02; without a generator, from one seeded by the system."""
+		if generator is None:
+			generator = torch.Generator()
+			generator.seed()
+		for weight in (self.conv_weight, self.linear1.weight, self.linear2.weight):
+			nn.init.trunc_normal_(weight, std=0.02, generator=generator)
+
+	def path(self, x: torch.Tensor) -> dispatch.BlockPath:
+		"""Which implementation `forward` takes for x: ``"cpu"`` (one operation) or ``"modules"``."""
+		weights = (self.conv_weight, self.linear1.weight, self.linear2.weight)
+		call = dispatch.Call(
+			device=x.device.type,
+			dtypes=(x.dtype, *(w.dtype for w in weights)),
+			plain=self._is_plain(),
+			autocast=torch.is_autocast_enabled(x.device.type),
+			compiling=torch.compiler.is_compiling(),
+		)
+		return dispatch.block_path(call)
+
+	def forward(self, x: torch.Tensor) -> torch.Tensor:
+		"""The block's output for x of shape (N, L, C), of the same shape and type; ValueError where shapes do not fit."""
+		if self.path(x) == "cpu":
+			reference.check_conv_norm(x, self.conv_weight, self.dilation)
+			weights = (self.conv_weight, self.linear1.weight, self.linear2.weight)
+			return cpu.Block.apply(x, *weights, self.dilation, self.residual_scale, reference.EPS)
+		y = fused_dilated_conv_norm(x, self.conv_weight, self.dilation)
+		h = self.activation(self.linear1(y))  # (N, L, C) -> (N, L, H)
+		return torch.add(x, self.linear2(h), alpha=self.residual_scale)  # (N, L, H) -> (N, L, C)
+
+	def extra_repr(self) -> str:
+		"""The settings that no submodule shows."""
+		return f"n_filters={self.n_filters}, dilation={self.dilation}, residual_scale={self.residual_scale}"
+
+	def _is_plain(self) -> bool:
+		"""Whether each submodule is of the type it was built with, without hooks that a fused block would pass over."""
+		linear = type(self.linear1) is nn.Linear and type(self.linear2) is nn.Linear
+		gelu = type(self.activation) is nn.GELU and self.activation.approximate == "tanh"
+		if not (linear and gelu) or self.linear1.bias is not None or self.linear2.bias is not None:
+			return False
+		return not any(
+			m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+			for m in (self.linear1, self.linear2, self.activation)
+		)
