@@ -17,7 +17,7 @@ _HOMES = {
 	"ProfileWrapper": "cherimoya.wrappers",
 }
 
-__all__ = [  # noqa: F822 (the names come from __getattr__)
+__all__ = [
 	"EMA",
 	"CheriBlock",
 	"Cherimoya",

@@ -42,6 +42,7 @@ def save_atomically(obj: Any, path: str | os.PathLike) -> None:
 	obj: Any
 		What torch.save takes.
 	path: str or os.PathLike
+		The file's final name.
 
 	Raises
 	------
@@ -76,9 +77,11 @@ def save_checkpoint(path: str | os.PathLike, config: Mapping[str, Any], state_di
 	Parameters
 	----------
 	path: str or os.PathLike
+		The file's final name.
 	config: Mapping[str, Any]
 		Constructor arguments: numbers, strings, booleans, None, and lists of them.
 	state_dict: Mapping[str, torch.Tensor]
+		Weights by name.
 
 	Raises
 	------
@@ -95,6 +98,7 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, 
 	Parameters
 	----------
 	path: str or os.PathLike
+		A ``.torch`` file.
 
 	Returns
 	-------
@@ -167,7 +171,8 @@ def _read(path: Path) -> Any:
 		if "Weights only load failed" in str(error) and ("Unsupported" in str(error) or "GLOBAL" in str(error)):
 			raise InputError(
 				f"{path}: refused, because it holds pickled code, and loading that would run it; "
-				"only files written by Cherimoya.save are read, so load it with the program that wrote it, and save the model there"
+				"only files written by Cherimoya.save are read, so load it with the program that wrote it "
+				"and save the model there"
 			) from error
 		raise _unreadable(path, error) from error
 	except (

@@ -26,6 +26,7 @@ def fused_dilated_conv_norm(x: torch.Tensor, w: torch.Tensor, dilation: int) -> 
 	x: torch.Tensor, shape=(N, L, C)
 		Of any floating-point type and memory layout.
 	w: torch.Tensor, shape=(3, C)
+		The taps at −d, 0 and +d.
 	dilation: int
 		d, in positions; may exceed L.
 
@@ -76,7 +77,7 @@ class CheriBlock(nn.Module):
 		self.dilation = dilation
 		self.expansion = expansion
 		self.residual_scale = float(residual_scale)
-		# skip_init leaves the weights to reset_parameters, which takes a generator; torch's own would draw from the global one.
+		# skip_init: torch's own initialisation would draw from the global generator.
 		self.conv_weight = nn.Parameter(torch.empty(3, n_filters, device="cpu"))
 		self.linear1 = nn.utils.skip_init(nn.Linear, n_filters, expansion * n_filters, bias=False)
 		self.linear2 = nn.utils.skip_init(nn.Linear, expansion * n_filters, n_filters, bias=False)
@@ -103,12 +104,32 @@ class CheriBlock(nn.Module):
 		)
 		return dispatch.block_path(call)
 
-	def forward(self, x: torch.Tensor) -> torch.Tensor:
-		"""The block's output for x of shape (N, L, C), of the same shape and type; ValueError where shapes do not fit."""
+	def forward(self, x: torch.Tensor, *, inplace: bool = False) -> torch.Tensor:
+		"""The block's output.
+
+		Parameters
+		----------
+		x: torch.Tensor, shape=(N, L, C)
+			Of the weights' type, or of another under autocast.
+		inplace: bool
+			x may be overwritten, if gradients are off; saves memory and the time to get it. Default False.
+
+		Returns
+		-------
+		out: torch.Tensor, shape=(N, L, C), dtype of x
+
+		Raises
+		------
+		ValueError
+			If x does not have C channels in its last of three dimensions.
+		"""
 		if self.path(x) == "cpu":
 			reference.check_conv_norm(x, self.conv_weight, self.dilation)
 			weights = (self.conv_weight, self.linear1.weight, self.linear2.weight)
-			return cpu.Block.apply(x, *weights, self.dilation, self.residual_scale, reference.EPS)
+			settings = (self.dilation, self.residual_scale, reference.EPS)
+			if inplace and x.is_contiguous() and not torch.is_grad_enabled():
+				return cpu.block_forward(x, *weights, *settings, out=x)
+			return cpu.Block.apply(x, *weights, *settings)
 		y = fused_dilated_conv_norm(x, self.conv_weight, self.dilation)
 		h = self.activation(self.linear1(y))  # (N, L, C) -> (N, L, H)
 		return torch.add(x, self.linear2(h), alpha=self.residual_scale)  # (N, L, H) -> (N, L, C)

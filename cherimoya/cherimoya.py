@@ -192,8 +192,10 @@ class Cherimoya(nn.Module):
 	def _forward(self, X: torch.Tensor, X_ctl: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
 		"""`forward` after the checks."""
 		x = self._stem(X.to(self.iconv.weight.dtype))  # (N, 4, L) -> (N, L, C)
+		# Without gradients blocks may overwrite their input, unless somebody listens and may have kept it.
+		inplace = not torch.is_grad_enabled() and not self._is_hooked()
 		for block in self.blocks:
-			x = block(x)
+			x = block(x, inplace=inplace)
 		# One slice serves both heads, so that the backward fills one gradient of the full length, not two.
 		start, stop = self.trimming, x.shape[1] - self.trimming
 		pad = self.profile_kernel_size // 2
@@ -237,7 +239,7 @@ class Cherimoya(nn.Module):
 	def _count_head(self, x: torch.Tensor, X_ctl: torch.Tensor | None) -> torch.Tensor:
 		"""log(1 + counts) from the mean over the window and log(1 + all controls in it), outside of autocast."""
 		dtype = torch.promote_types(x.dtype, torch.float32)
-		features = x.mean(1, dtype=dtype)  # (N, out, C) -> (N, C)
+		features = x.sum(1, dtype=dtype) / x.shape[1]  # (N, out, C) -> (N, C); its gradient is cheaper than mean's
 		if X_ctl is not None:
 			total = X_ctl.sum((1, 2), dtype=dtype)[:, None]  # (N, n_control_tracks, out) -> (N, 1)
 			features = torch.cat([features, torch.log1p(total)], dim=1)  # -> (N, C + 1)
@@ -256,6 +258,7 @@ class Cherimoya(nn.Module):
 		Parameters
 		----------
 		path: str or os.PathLike
+			A ``.torch`` file.
 		device: str or torch.device
 			Where the model goes. Default ``"cpu"``.
 		**runtime: bool
@@ -302,7 +305,7 @@ class Cherimoya(nn.Module):
 		dtype: str | torch.dtype | None = None,
 		verbose: bool = False,
 	) -> "Prediction":
-		"""Logits and log counts of many sequences, batch by batch, on the CPU: `cherimoya.interpret.predict.predict`."""
+		"""Logits and log counts of many sequences, batch by batch: see `cherimoya.interpret.predict.predict`."""
 		from cherimoya.interpret.predict import predict
 
 		return predict(self, X, X_ctl, batch_size=batch_size, device=device, dtype=dtype, verbose=verbose)
@@ -310,6 +313,10 @@ class Cherimoya(nn.Module):
 	def __getstate__(self) -> dict[str, Any]:
 		"""What copies and pickles take: a compiled function would go on using the original's weights."""
 		return {**self.__dict__, "_compiled": None}
+
+	def _is_hooked(self) -> bool:
+		"""Whether a forward hook on any module may have kept a tensor that passed through."""
+		return any(m._forward_hooks or m._forward_pre_hooks for m in self.modules())
 
 	def _check_inputs(self, X: torch.Tensor, X_ctl: torch.Tensor | None) -> None:
 		"""InputError (a ValueError), naming the shapes, unless the inputs fit the model."""
@@ -369,11 +376,12 @@ def _resolve_groups(n_outputs: int, single_count_output: bool, signal_groups: Se
 	groups = check_signal_groups(signal_groups)
 	if n_outputs not in (1, sum(groups)):
 		raise SettingsError(
-			f"n_outputs is {n_outputs}, but signal_groups {list(groups)} add up to {sum(groups)} channels; leave n_outputs out"
+			f"n_outputs is {n_outputs}, but signal_groups {list(groups)} add up to {sum(groups)} channels; "
+			"leave n_outputs out"
 		)
 	if not single_count_output and any(g != 1 for g in groups):
 		raise SettingsError(
-			f"single_count_output=False means one count a channel, but signal_groups {list(groups)} ask for one a group; "
-			"leave single_count_output out"
+			"single_count_output=False means one count a channel, but signal_groups "
+			f"{list(groups)} ask for one a group; leave single_count_output out"
 		)
 	return groups

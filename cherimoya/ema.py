@@ -41,6 +41,7 @@ class EMA:
 		Parameters
 		----------
 		model: torch.nn.Module
+			The one this was made from.
 		decay: float or None
 			For this update alone, as a ramp needs it. None (default): the object's own.
 

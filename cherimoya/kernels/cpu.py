@@ -44,7 +44,7 @@ def _norm(z: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor, torc
 
 
 def _norm_backward(dy: torch.Tensor, z: torch.Tensor, mean: torch.Tensor, rstd: torch.Tensor) -> torch.Tensor:
-	"""dz = rstd·(dy − mean(dy) − y·mean(dy·y)), with y = (z − mean)·rstd."""
+	"""The gradient at z: rstd·(dy − mean(dy) − y·mean(dy·y)), with y = (z − mean)·rstd."""
 	mask = [True, False, False]
 	return _aten.native_layer_norm_backward(dy, z, z.shape[1:], mean, rstd, None, None, mask)[0]
 
@@ -72,7 +72,7 @@ class ConvNorm(torch.autograd.Function):
 
 	@staticmethod
 	def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor, dilation: int, eps: float) -> torch.Tensor:
-		"""y of shape (N, L, C), in x's type."""
+		"""The normalised values, shape (N, L, C), in x's type."""
 		dtype = statistics_dtype(x, w)
 		taps = w.to(dtype)
 		size, chunks = _chunks(x.shape)
@@ -109,8 +109,34 @@ class ConvNorm(torch.autograd.Function):
 		return dx, None if dw is None else dw.total().to(w.dtype), None, None
 
 
+def block_forward(
+	x: torch.Tensor,
+	conv_weight: torch.Tensor,
+	weight1: torch.Tensor,
+	weight2: torch.Tensor,
+	dilation: int,
+	residual_scale: float,
+	eps: float,
+	*,
+	out: torch.Tensor,
+) -> torch.Tensor:
+	"""`reference.block` into out, contiguous and of x's shape, without autograd; out may be x itself."""
+	(_, length, channels), hidden = x.shape, len(weight1)
+	size, chunks = _chunks(x.shape)
+	z = torch.empty(size, length, channels, dtype=x.dtype)
+	h = torch.empty(size * length, hidden, dtype=x.dtype)
+	up, down = weight1.t(), (weight2 * residual_scale).t()  # (C, H), (H, C)
+	for rows in chunks:
+		xi = x[rows]
+		y, _, _ = _norm(_conv(xi, conv_weight, dilation, z[: len(xi)]), eps)
+		hi = torch.mm(y.view(-1, channels), up, out=h[: len(xi) * length])  # (n, L, C) -> (n * L, H)
+		_aten.gelu_(hi, approximate="tanh")
+		torch.addmm(xi.reshape(-1, channels), hi, down, out=out[rows].view(-1, channels))  # -> (n * L, C)
+	return out
+
+
 class Block(torch.autograd.Function):
-	"""`reference.block` with its gradient, for tensors that are all float32 or all float64; saves x and the weights alone."""
+	"""`reference.block` with its gradient; saves x and the weights alone. All tensors float32, or all float64."""
 
 	@staticmethod
 	def forward(
@@ -123,19 +149,9 @@ class Block(torch.autograd.Function):
 		residual_scale: float,
 		eps: float,
 	) -> torch.Tensor:
-		"""Out of shape (N, L, C)."""
-		(_, length, channels), hidden = x.shape, len(weight1)
-		size, chunks = _chunks(x.shape)
+		"""The block's output, shape (N, L, C)."""
 		out = torch.empty(x.shape, dtype=x.dtype)
-		z = torch.empty(size, length, channels, dtype=x.dtype)
-		h = torch.empty(size * length, hidden, dtype=x.dtype)
-		up, down = weight1.t(), (weight2 * residual_scale).t()  # (C, H), (H, C)
-		for rows in chunks:
-			xi = x[rows]
-			y, _, _ = _norm(_conv(xi, conv_weight, dilation, z[: len(xi)]), eps)
-			hi = torch.mm(y.view(-1, channels), up, out=h[: len(xi) * length])  # (n, L, C) -> (n * L, H)
-			_aten.gelu_(hi, approximate="tanh")
-			torch.addmm(xi.reshape(-1, channels), hi, down, out=out[rows].view(-1, channels))  # -> (n * L, C)
+		block_forward(x, conv_weight, weight1, weight2, dilation, residual_scale, eps, out=out)
 		ctx.save_for_backward(x, conv_weight, weight1, weight2)
 		ctx.settings = dilation, residual_scale, eps
 		return out

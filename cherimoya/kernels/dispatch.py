@@ -1,4 +1,4 @@
-"""Which implementation runs: pure functions of what is known about a call, so that the choice can be tested and asked for."""
+"""Which implementation runs: pure functions of what is known about a call, to be tested and asked for."""
 
 from typing import Literal, NamedTuple
 
@@ -38,7 +38,7 @@ def conv_norm_path(call: Call) -> ConvNormPath:
 
 
 def block_path(call: Call) -> BlockPath:
-	"""``"cpu"``: the whole block at once; ``"modules"``: conv + norm by `conv_norm_path`, then the block's submodules."""
+	"""``"cpu"``: the whole block at once; ``"modules"``: conv + norm by `conv_norm_path`, then the submodules."""
 	one_type = len(set(call.dtypes)) == 1 and call.dtypes[0] in (torch.float32, torch.float64)
 	whole = call.device == "cpu" and one_type and call.plain and not call.autocast and not call.compiling
 	return "cpu" if whole else "modules"

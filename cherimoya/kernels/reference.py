@@ -40,7 +40,9 @@ def dilated_conv(x: torch.Tensor, w: torch.Tensor, dilation: int) -> torch.Tenso
 	Parameters
 	----------
 	x: torch.Tensor, shape=(N, L, C)
+		The input.
 	w: torch.Tensor, shape=(3, C)
+		The taps at −d, 0 and +d.
 	dilation: int
 		d, in positions; may exceed L, where only the middle tap is left.
 
@@ -65,8 +67,11 @@ def conv_norm(x: torch.Tensor, w: torch.Tensor, dilation: int, eps: float = EPS)
 	Parameters
 	----------
 	x: torch.Tensor, shape=(N, L, C)
+		The input, of any floating-point type.
 	w: torch.Tensor, shape=(3, C)
+		The taps at −d, 0 and +d.
 	dilation: int
+		d, in positions.
 	eps: float
 		Added to the variance. Default 1e-3.
 
@@ -101,13 +106,19 @@ def block(
 	Parameters
 	----------
 	x: torch.Tensor, shape=(N, L, C)
+		The input.
 	conv_weight: torch.Tensor, shape=(3, C)
+		The taps at −d, 0 and +d.
 	weight1: torch.Tensor, shape=(H, C)
+		W1, into the hidden layer.
 	weight2: torch.Tensor, shape=(C, H)
+		W2, out of it.
 	dilation: int
+		d, in positions.
 	residual_scale: float
+		Factor of what is added to x.
 	eps: float
-		Default 1e-3.
+		Added to the variance. Default 1e-3.
 
 	Returns
 	-------
