@@ -1,0 +1,861 @@
+"""Every setting of the command line, declared once.
+
+A key is declared in one class below (or, for training, in `cherimoya.training.options`), and each
+command's settings inherit the classes that it reads. The loader, the JSON Schema, ``--help``, the
+tables of the docs and the JSON that ``pipeline-json`` writes all follow from these declarations.
+
+What a declaration may carry in ``json_schema_extra``: ``unit``; ``expects``, the accepted values in
+words where the type alone does not say it.
+"""
+
+import json
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
+from pydantic.fields import FieldInfo
+
+from cherimoya.training.options import TrainingOptions
+
+
+def _as_list(value: Any) -> Any:
+	"""A single text as a list of one, anything else as it is."""
+	return [value] if isinstance(value, str) else value
+
+
+_TEXTS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+Files = Annotated[
+	list[str], BeforeValidator(_as_list), Field(min_length=1), WithJsonSchema({"anyOf": [{"type": "string"}, _TEXTS]})
+]
+GroupedFiles = Annotated[
+	list[str | list[str]],
+	BeforeValidator(_as_list),
+	Field(min_length=1),
+	WithJsonSchema(
+		{
+			"anyOf": [
+				{"type": "string"},
+				{"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, _TEXTS]}},
+			]
+		}
+	),
+]
+Places = Annotated[
+	list[str], BeforeValidator(_as_list), WithJsonSchema({"anyOf": [{"type": "string"}, {**_TEXTS, "minItems": 0}]})
+]
+
+_FILES = {"expects": "a file, or a list of at least one file", "files": True}
+_GROUPS = {
+	"expects": 'a list of files, in which a stranded pair is a list of its own: ["a.bw", ["b.+.bw", "b.-.bw"]]',
+	"files": True,
+}
+_PLACES = {"expects": 'a list of chromosomes or regions, such as ["chr8", "chr22:33,000,000-37,000,000"]'}
+
+
+class Origin(NamedTuple):
+	"""Where a value came from: ``kind`` in words, and the dotted ``key`` under which it was written."""
+
+	kind: str
+	key: str
+
+
+class Settings(BaseModel):
+	"""Base of every command's settings: strict types, no unknown keys, one attribute per key."""
+
+	model_config = ConfigDict(extra="forbid", strict=True, validate_default=False, allow_inf_nan=False, protected_namespaces=())
+
+	required: ClassVar[tuple[str, ...]] = ()
+	"""Keys without which the command cannot run by itself (a pipeline makes some of them on the way)."""
+	forced: ClassVar[dict[str, Any]] = {}
+	"""Values that the pipeline sets whatever the JSON says."""
+
+	_origins: dict[str, Origin] = PrivateAttr(default_factory=dict)
+	_notices: list[str] = PrivateAttr(default_factory=list)
+	_source: str = PrivateAttr(default="settings")
+
+	@property
+	def origins(self) -> dict[str, Origin]:
+		"""Where each key's value came from."""
+		return self._origins
+
+	@property
+	def notices(self) -> list[str]:
+		"""What the user should know about keys that were accepted but have no effect, a line each."""
+		return self._notices
+
+	@property
+	def source(self) -> str:
+		"""The name of the JSON file, for messages."""
+		return self._source
+
+
+# Declarations, by subject. A class holds the keys that are always read together.
+
+
+class NameKeys(BaseModel):
+	"""Where results go."""
+
+	name: str = Field(
+		"cherimoya",
+		min_length=1,
+		description="Prefix of every output file; may begin with a folder, which is made if missing.",
+		json_schema_extra={"expects": "a text that is not empty"},
+	)
+
+
+class SequenceKeys(BaseModel):
+	"""The genome."""
+
+	sequences: str | None = Field(
+		None,
+		min_length=1,
+		description="FASTA file of the genome, plain or compressed with bgzip.",
+		json_schema_extra={"expects": "the path of a FASTA file", "files": True},
+	)
+
+
+class LociKeys(BaseModel):
+	"""The loci."""
+
+	loci: Files | None = Field(
+		None,
+		description="BED or narrowPeak file, or a list of them; null in a pipeline: called from the reads with MACS3.",
+		json_schema_extra=_FILES,
+	)
+	exclusion_lists: Files | None = Field(
+		None,
+		description="BED files of regions that no window may overlap; null: none.",
+		json_schema_extra=_FILES,
+	)
+
+
+class SummitKeys(BaseModel):
+	"""Which base a window is centred on."""
+
+	summits: bool = Field(
+		False, description="Centre windows on the summit (10th column of a narrowPeak) rather than on the middle."
+	)
+
+
+class NegativeKeys(BaseModel):
+	"""Background loci."""
+
+	negatives: Files | None = Field(
+		None,
+		description="BED files of background loci; null: none, and in a pipeline: found by matching GC content.",
+		json_schema_extra=_FILES,
+	)
+
+
+class SignalKeys(BaseModel):
+	"""The experiment."""
+
+	signals: GroupedFiles | None = Field(
+		None,
+		description="bigWig files, an entry per assay and a (+, -) pair as a list of two; a pipeline also takes reads.",
+		json_schema_extra=_GROUPS,
+	)
+	absolute_signals: bool = Field(
+		False,
+		description="Take absolute values of bigWigs, for minus-strand files with negative values; false: they are an error.",
+	)
+
+
+class ControlKeys(BaseModel):
+	"""The control experiment."""
+
+	controls: GroupedFiles | None = Field(
+		None, description="Control tracks, written like signals; null: none.", json_schema_extra=_GROUPS
+	)
+
+
+class WindowKeys(BaseModel):
+	"""Sizes of windows."""
+
+	in_window: int = Field(
+		2114, ge=1, description="Length of the sequence that the model reads.", json_schema_extra={"unit": "bp"}
+	)
+	out_window: int = Field(
+		1000, ge=1, description="Length of the profile that the model predicts.", json_schema_extra={"unit": "bp"}
+	)
+
+
+class DeviceKeys(BaseModel):
+	"""Where and how the model runs."""
+
+	device: str = Field(
+		"auto",
+		pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+		description='Device: "cuda", "cuda:1", "cpu", "mps", or "auto" (a GPU if there is one); a GPU that is missing is an error.',
+		json_schema_extra={"expects": 'one of "auto", "cpu", "cuda", "cuda:1" (or another number), "mps"'},
+	)
+	batch_size: int = copy(TrainingOptions.model_fields["batch_size"])
+	dtype: Literal["float32", "bfloat16", "float16"] = copy(TrainingOptions.model_fields["dtype"])
+
+
+class VerboseKeys(BaseModel):
+	"""How much is printed."""
+
+	verbose: bool = Field(True, description="Print progress and the accounting of loci.")
+
+
+class SeedKeys(BaseModel):
+	"""Randomness."""
+
+	random_state: int | None = Field(
+		0, ge=0, description="Seed of every random draw; null: one is drawn, printed and recorded."
+	)
+
+
+class TrainedModelKeys(BaseModel):
+	"""The trained model."""
+
+	model: str | None = Field(
+		None,
+		min_length=1,
+		description="Checkpoint of a trained model; null: {name}.torch. In a pipeline a model given here is used instead of training one.",
+		json_schema_extra={"expects": "the path of a checkpoint", "files": True},
+	)
+
+
+class SplitKeys(BaseModel):
+	"""Which parts of the genome train, validate and test. The defaults are for the human genome, hg38."""
+
+	training_chroms: Places = Field(
+		[f"chr{c}" for c in (2, 4, 5, 7, *range(9, 20), 21, 22, "X", "Y")],
+		min_length=1,
+		description="Chromosomes, or regions such as chr22:0-33,000,000, whose loci train the model.",
+		json_schema_extra={**_PLACES, "split": "train"},
+	)
+	validation_chroms: Places = Field(
+		["chr8", "chr20"],
+		min_length=1,
+		description="Chromosomes or regions that choose the best epoch.",
+		json_schema_extra={**_PLACES, "split": "valid"},
+	)
+	test_chroms: Places | None = Field(
+		["chr1", "chr3", "chr6"],
+		description="Chromosomes or regions that are used for the final measures alone; null: no test split.",
+		json_schema_extra={**_PLACES, "split": "test"},
+	)
+	folds: str | None = Field(
+		None,
+		min_length=1,
+		description='JSON file {"train": [...], "valid": [...], "test": [...]} used in place of the three keys above; null: use them.',
+		json_schema_extra={"expects": "the path of a JSON file of folds", "files": True},
+	)
+
+
+class CountLimitKeys(BaseModel):
+	"""Which loci are kept by their counts."""
+
+	min_counts: float | None = Field(
+		None,
+		ge=0,
+		description="Drop loci with fewer reads in the output window, in any group; null: no limit.",
+		json_schema_extra={"unit": "reads"},
+	)
+	max_counts: float | None = Field(
+		None,
+		ge=0,
+		description="Drop loci with more reads in the output window, in any group; null: no limit.",
+		json_schema_extra={"unit": "reads"},
+	)
+
+
+class ModelKeys(BaseModel):
+	"""The shape of the model."""
+
+	n_filters: int = Field(96, ge=1, description="Channels of the model.")
+	n_layers: int = Field(9, ge=0, le=20, description="Blocks; block i looks 2**i bp to each side.")
+	expansion: int = Field(2, ge=1, description="Hidden width of a block's projections, in multiples of n_filters.")
+	residual_scale: float = Field(0.15, description="Factor on what each block adds.")
+	profile_kernel_size: int = Field(
+		1, ge=1, description="Width of the profile head's convolution, an odd number.", json_schema_extra={"unit": "bp"}
+	)
+	single_count_output: bool = Field(
+		True, description="Predict one count for each group of signals; false: one for each track."
+	)
+
+
+class SamplingKeys(BaseModel):
+	"""How training examples are drawn."""
+
+	max_jitter: int = Field(
+		50, ge=0, description="Farthest that a training peak is moved to either side.", json_schema_extra={"unit": "bp"}
+	)
+	negative_ratio: float = Field(
+		0.1, ge=0, description="Background loci drawn each epoch, as a fraction of the number of peaks; 0: none."
+	)
+	reverse_complement: bool = Field(True, description="Flip each training example with probability 1/2.")
+	num_workers: int = Field(
+		1, ge=0, description="Processes that prepare batches; 0: the training process itself does it."
+	)
+
+
+class ReverseComplementKeys(BaseModel):
+	"""Averaging over strands."""
+
+	reverse_complement_average: bool = Field(
+		False, description="Average predictions over both strands of the sequence."
+	)
+
+
+class PlaceKeys(BaseModel):
+	"""Which loci a command reads."""
+
+	chroms: Places | None = Field(
+		None,
+		min_length=1,
+		description="Chromosomes or regions whose loci are used; null: all loci (evaluate: the validation and test splits).",
+		json_schema_extra=_PLACES,
+	)
+
+
+class EvaluationKeys(BaseModel):
+	"""What is measured."""
+
+	baselines: bool = Field(
+		True, description="Also measure two baselines fitted on the training loci: GC and CpG content, and the mean profile."
+	)
+
+
+class AttributionKeys(BaseModel):
+	"""How contributions are computed."""
+
+	algorithm: Literal["saturation_mutagenesis", "deep_lift_shap"] = Field(
+		"saturation_mutagenesis",
+		description="How contributions are computed. deep_lift_shap is read from files of the published package, but not available yet.",
+	)
+	output: Literal["counts", "logcounts", "profile"] = Field(
+		"counts", description="The prediction that is explained; logcounts is another name of counts."
+	)
+	group: int | None = Field(None, ge=0, description="The group of signals that is explained, from 0; null: all of them.")
+	attr_window: int | None = Field(
+		400,
+		ge=1,
+		description="Central bases of each locus that get a score; null: the whole of in_window.",
+		json_schema_extra={"unit": "bp"},
+	)
+	max_loci: int | None = Field(
+		None, ge=1, description="Keep this many loci, those with the most reads first; null: all.", json_schema_extra={"unit": "loci"}
+	)
+	ohe_filename: str | None = Field(
+		None, min_length=1, description="File for the one-hot sequences; null: {name}.attributions.ohe.npz."
+	)
+	attr_filename: str | None = Field(
+		None, min_length=1, description="File for the contributions; null: {name}.attributions.attr.npz."
+	)
+	idx_filename: str | None = Field(
+		None, min_length=1, description="File for the mask over the loci; null: {name}.attributions.idxs.npy."
+	)
+
+
+class MatchingKeys(BaseModel):
+	"""How background loci are found."""
+
+	bin_width: float = Field(0.02, gt=0, le=1, description="Width of the bins of GC content that are matched.")
+	max_n_perc: float = Field(0.1, ge=0, le=1, description="Largest fraction of unknown bases (N) in a background locus.")
+	beta: float = Field(
+		0.5, ge=0, description="A background locus has fewer reads than beta times the 1st percentile of the loci's."
+	)
+	n: int | None = Field(None, ge=1, description="Background loci wanted; null: as many as loci.", json_schema_extra={"unit": "loci"})
+	output_filename: str | None = Field(
+		None, min_length=1, description="BED file to write; null: {name}.negatives.bed."
+	)
+
+
+class ReadKeys(BaseModel):
+	"""How reads become bigWigs and peaks."""
+
+	unstranded: bool = Field(False, description="Add both strands into one track; false: a (+, -) pair of tracks.")
+	fragments: bool = Field(
+		False, description="Each line is a fragment whose two ends count (ATAC-seq, DNase-seq); false: a read whose 5' end counts."
+	)
+	paired_end: bool = Field(False, description="Call peaks on the fragments that read pairs span.")
+	pos_shift: int = Field(
+		0, description="Shift of + strand ends (of the left end of fragments).", json_schema_extra={"unit": "bp"}
+	)
+	neg_shift: int = Field(
+		0, description="Shift of - strand ends (of the right end of fragments).", json_schema_extra={"unit": "bp"}
+	)
+	scale_factor: float = Field(1.0, gt=0, description="Factor on every count; 1: none.")
+	read_depth: bool = Field(False, description="Divide the counts by the number of reads, before scale_factor.")
+	n_jobs: int | None = Field(
+		None, ge=1, description="Processes that convert reads; null: one per CPU core.", json_schema_extra={"unit": "processes"}
+	)
+	callpeaks_format: str | None = Field(
+		None, min_length=1, description="MACS3's name of the format of the reads (-f); null: found out from the files."
+	)
+	callpeaks_gsize: Annotated[str | float | None, Field(union_mode="left_to_right")] = Field(
+		"hs",
+		description='Mappable genome size for MACS3 (-g): "hs", "mm", "ce", "dm" or a number; null: the known bases of the FASTA.',
+		json_schema_extra={"expects": '"hs", "mm", "ce", "dm" or a number', "unit": "bp"},
+	)
+	callpeaks_q: float = Field(0.05, gt=0, le=1, description="Largest q-value (false discovery rate) of a peak, for MACS3 (-q).")
+	callpeaks_arguments: list[str] | None = Field(
+		None,
+		description='More arguments for MACS3 callpeak, such as ["--nomodel", "--extsize", "150"]; null: chosen from fragments and shifts.',
+		json_schema_extra={"expects": "a list of texts"},
+	)
+
+
+class RunKeys(BaseModel):
+	"""How a pipeline runs."""
+
+	motifs: str | None = Field(
+		None,
+		min_length=1,
+		description="Motif database in MEME format, kept for the steps on motifs, which do not exist yet; null: none.",
+		json_schema_extra={"expects": "the path of a motif database"},
+	)
+	skip: bool = Field(
+		False, description="Trust outputs that exist: skip their steps even when settings or inputs have changed since."
+	)
+	dry_run: bool = Field(False, description="Print the steps and their commands, and run nothing.")
+
+
+# Settings of each command: the classes that it reads.
+
+
+class FitSettings(
+	SamplingKeys,
+	CountLimitKeys,
+	SplitKeys,
+	ModelKeys,
+	TrainingOptions,
+	VerboseKeys,
+	SeedKeys,
+	DeviceKeys,
+	WindowKeys,
+	SummitKeys,
+	ControlKeys,
+	SignalKeys,
+	NegativeKeys,
+	LociKeys,
+	SequenceKeys,
+	NameKeys,
+	Settings,
+):
+	"""Settings of ``fit``."""
+
+	required: ClassVar = ("sequences", "loci", "signals")
+	forced: ClassVar = {"evaluate": False}
+
+	evaluate: bool = Field(
+		True, description="Evaluate the model once it is trained; a pipeline has a step of its own for that."
+	)
+
+	def training_options(self) -> TrainingOptions:
+		"""The part that the library's training loop reads."""
+		return TrainingOptions(**{key: getattr(self, key) for key in TrainingOptions.model_fields})
+
+
+class EvaluateSettings(
+	EvaluationKeys,
+	ReverseComplementKeys,
+	PlaceKeys,
+	CountLimitKeys,
+	SplitKeys,
+	VerboseKeys,
+	TrainedModelKeys,
+	DeviceKeys,
+	WindowKeys,
+	SummitKeys,
+	ControlKeys,
+	SignalKeys,
+	NegativeKeys,
+	LociKeys,
+	SequenceKeys,
+	NameKeys,
+	Settings,
+):
+	"""Settings of ``evaluate``."""
+
+	required: ClassVar = ("sequences", "loci", "signals")
+
+
+class PredictSettings(
+	PlaceKeys,
+	VerboseKeys,
+	TrainedModelKeys,
+	DeviceKeys,
+	WindowKeys,
+	SummitKeys,
+	ControlKeys,
+	SignalKeys,
+	LociKeys,
+	SequenceKeys,
+	NameKeys,
+	Settings,
+):
+	"""Settings of ``predict``."""
+
+	required: ClassVar = ("sequences", "loci")
+
+
+class AttributeSettings(
+	AttributionKeys,
+	PlaceKeys,
+	VerboseKeys,
+	TrainedModelKeys,
+	DeviceKeys,
+	WindowKeys,
+	SummitKeys,
+	ControlKeys,
+	SignalKeys,
+	LociKeys,
+	SequenceKeys,
+	NameKeys,
+	Settings,
+):
+	"""Settings of ``attribute``."""
+
+	required: ClassVar = ("sequences", "loci")
+
+
+class NegativesSettings(
+	MatchingKeys,
+	PlaceKeys,
+	VerboseKeys,
+	SeedKeys,
+	WindowKeys,
+	SignalKeys,
+	LociKeys,
+	SequenceKeys,
+	NameKeys,
+	Settings,
+):
+	"""Settings of ``negatives``."""
+
+	required: ClassVar = ("sequences", "loci")
+
+
+class PreprocessingSettings(ReadKeys, VerboseKeys, Settings):
+	"""Settings of the pipeline's steps from reads to peaks and bigWigs."""
+
+
+class ReportSettings(NameKeys, Settings):
+	"""Settings of the HTML report."""
+
+
+class PipelineSettings(
+	RunKeys,
+	VerboseKeys,
+	SeedKeys,
+	TrainedModelKeys,
+	DeviceKeys,
+	WindowKeys,
+	ControlKeys,
+	SignalKeys,
+	NegativeKeys,
+	LociKeys,
+	SequenceKeys,
+	NameKeys,
+	Settings,
+):
+	"""Settings of ``pipeline``: what its steps share, and a section for each step."""
+
+	required: ClassVar = ("sequences", "signals")
+
+	preprocessing_parameters: PreprocessingSettings = Field(
+		default_factory=PreprocessingSettings, description="From reads to peaks and bigWigs."
+	)
+	negatives_parameters: NegativesSettings = Field(
+		default_factory=NegativesSettings, description="Background loci, when negatives is null."
+	)
+	fit_parameters: FitSettings = Field(default_factory=FitSettings, description="Training.")
+	evaluate_parameters: EvaluateSettings = Field(default_factory=EvaluateSettings, description="Evaluation.")
+	predict_parameters: PredictSettings = Field(default_factory=PredictSettings, description="Predictions.")
+	attribute_parameters: AttributeSettings = Field(default_factory=AttributeSettings, description="Contributions.")
+	report_parameters: ReportSettings = Field(default_factory=ReportSettings, description="The HTML report.")
+
+
+SETTINGS: dict[str, type[Settings]] = {
+	"pipeline": PipelineSettings,
+	"negatives": NegativesSettings,
+	"fit": FitSettings,
+	"evaluate": EvaluateSettings,
+	"predict": PredictSettings,
+	"attribute": AttributeSettings,
+	"report": ReportSettings,
+}
+"""The settings of each command that reads a JSON."""
+
+SECTIONS: dict[str, tuple[str, type[Settings]]] = {
+	key: (key.removesuffix("_parameters"), field.annotation)
+	for key, field in PipelineSettings.model_fields.items()
+	if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+}
+"""The sections of a pipeline JSON: the step that each is for, and its settings."""
+
+TOP_LEVEL: frozenset[str] = frozenset(PipelineSettings.model_fields) - SECTIONS.keys()
+"""The keys that a pipeline's steps share."""
+
+KNOWN: frozenset[str] = frozenset().union(*(model.model_fields for model in SETTINGS.values())) | {
+	key for _, model in SECTIONS.values() for key in model.model_fields
+}
+"""Every key of every command, and the names of the sections."""
+
+SPLITS: dict[str, str] = {
+	field.json_schema_extra["split"]: key
+	for key, field in SplitKeys.model_fields.items()
+	if isinstance(field.json_schema_extra, dict) and "split" in field.json_schema_extra
+}
+"""The splits by their names in a fold file (train, valid, test), and the key of each."""
+
+FOLLOWED: frozenset[str] = frozenset(
+	key
+	for mixin in (
+		SequenceKeys,
+		LociKeys,
+		SummitKeys,
+		NegativeKeys,
+		SignalKeys,
+		ControlKeys,
+		WindowKeys,
+		SplitKeys,
+		CountLimitKeys,
+		ReverseComplementKeys,
+	)
+	for key in mixin.model_fields
+)
+"""Keys that evaluate, predict and attribute take from fit_parameters unless their own section has them:
+a model is judged on the data that it was trained for."""
+
+FOLLOWERS = frozenset({"evaluate", "predict", "attribute"})
+
+LATER = {
+	"seqlet_parameters": "seqlets",
+	"annotation_parameters": "annotation of seqlets",
+	"modisco_motifs_parameters": "TF-MoDISco",
+	"modisco_report_parameters": "the report of TF-MoDISco",
+	"marginalize_parameters": "marginalization",
+}
+"""Sections of the published package's JSON for steps that do not exist here yet."""
+
+_LOSS = "the two losses' weights are learned by AdamW at adam_lr and adam_wd; loss_weights fixes them"
+_SHAP = "only DeepLIFT/SHAP reads it, which is not available yet"
+UNUSED = {
+	"compile": "the model is run as it is, without torch.compile",
+	"compile_mode": "the model is run as it is, without torch.compile",
+	"lw_lr": _LOSS,
+	"lw_wd": _LOSS,
+	"lw_momentum": _LOSS,
+	"count_loss_weight": _LOSS,
+	"num_threads": "torch's own number of threads is used; the variable OMP_NUM_THREADS changes it",
+	"devices": "training uses one device, named by 'device'",
+	"progress_bar": "a progress bar is shown on a terminal, plain lines elsewhere",
+	"performance_filename": "the measures go to {name}.performance.tsv",
+	"fast": _SHAP,
+	"n_shuffles": _SHAP,
+	"warning_threshold": _SHAP,
+}
+"""Keys of the published package's JSON that have no effect here, and what happens instead."""
+
+
+# Words and tables out of the declarations.
+
+
+def _words(annotation: Any) -> str:
+	"""A type in words: ``int`` is "a whole number"."""
+	if annotation is type(None):
+		return "null"
+	origin = typing.get_origin(annotation)
+	if origin is Annotated:
+		return _words(typing.get_args(annotation)[0])
+	if origin is Literal:
+		return "one of " + ", ".join(json.dumps(value) for value in typing.get_args(annotation))
+	if origin in (typing.Union, types.UnionType):
+		return " or ".join(_words(arg) for arg in typing.get_args(annotation) if arg is not type(None))
+	if origin is tuple:
+		return f"a list of {len(typing.get_args(annotation))} numbers"
+	if origin is list:
+		return "a list of texts"
+	return {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(annotation, "a section")
+
+
+def _bounds(field: FieldInfo, annotation: Any) -> str:
+	"""The bounds of a number in words, or nothing."""
+	parts, metadata = [], list(field.metadata)
+	for arg in [annotation, *typing.get_args(annotation)]:
+		for extra in typing.get_args(arg)[1:] if typing.get_origin(arg) is Annotated else ():
+			metadata += getattr(extra, "metadata", [extra])
+	for name, text in (("gt", "above"), ("ge", "of at least"), ("lt", "below"), ("le", "of at most")):
+		for item in metadata:
+			value = getattr(item, name, None)
+			if value is not None:
+				parts.append(f"{text} {value:g}")
+	return " and ".join(dict.fromkeys(parts))
+
+
+def accepts_null(field: FieldInfo) -> bool:
+	"""Whether ``null`` means something for this key."""
+	return type(None) in typing.get_args(field.annotation)
+
+
+def expected(field: FieldInfo) -> str:
+	"""What a key accepts, in words: ``"a whole number of at least 1, or null"``."""
+	extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+	words = extra.get("expects") or " ".join(filter(None, (_words(field.annotation), _bounds(field, field.annotation))))
+	return f"{words}, or null" if accepts_null(field) else str(words)
+
+
+class Row(NamedTuple):
+	"""A key as tables and ``--help`` show it."""
+
+	key: str
+	expects: str
+	default: Any
+	unit: str
+	help: str
+
+
+def describe(model: type[Settings]) -> list[Row]:
+	"""The keys of a command's settings (sections left out), in the order of the declarations.
+
+	Parameters
+	----------
+	model: type[Settings]
+		One of `SETTINGS`' values.
+
+	Returns
+	-------
+	list[Row]
+		Key, accepted values in words, default, unit and help text of each.
+	"""
+	rows = []
+	for key, field in model.model_fields.items():
+		if key not in SECTIONS:
+			extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+			default = field.get_default(call_default_factory=True)
+			rows.append(Row(key, expected(field), default, str(extra.get("unit", "")), field.description or ""))
+	return rows
+
+
+def input_files(settings: Settings) -> Iterator[tuple[str, str]]:
+	"""The input files that the settings name, as (key, path); the sections of a pipeline are left out."""
+	for key, field in type(settings).model_fields.items():
+		extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+		if extra.get("files"):
+			yield from ((key, path) for path in _flatten(getattr(settings, key)))
+
+
+def _flatten(value: Any) -> Iterator[str]:
+	"""Every text in nested lists; nothing of null."""
+	if isinstance(value, str):
+		yield value
+	elif value is not None:
+		for item in value:
+			yield from _flatten(item)
+
+
+def defaults(command: str) -> dict[str, Any]:
+	"""The defaults of a command as a plain dict that ``json`` can write.
+
+	In a pipeline's sections, keys that the top level also has are null: they inherit.
+	"""
+	model = SETTINGS[command] if command in SETTINGS else SECTIONS[f"{command}_parameters"][1]
+	result = {row.key: _plain(row.default) for row in describe(model)}
+	if model is PipelineSettings:
+		for key, (_, section) in SECTIONS.items():
+			result[key] = _section_defaults(section)
+	return result
+
+
+def required_keys(known: Mapping[str, Any]) -> list[str]:
+	"""The keys of a dict of defaults that have none: what its command requires, else null where null means nothing."""
+	for command, model in SETTINGS.items():
+		if known.keys() == defaults(command).keys():
+			return list(model.required)
+	meaningful = {key for model in SETTINGS.values() for key in model.model_fields if key not in model.required}
+	return [key for key, value in known.items() if value is None and key not in meaningful]
+
+
+def _section_defaults(section: type[Settings]) -> dict[str, Any]:
+	"""The defaults of a section of a pipeline: what it shares with the top level or follows from fit is left to those."""
+	step = next(step for step, model in SECTIONS.values() if model is section)
+	rows = {row.key: _plain(row.default) for row in describe(section)}
+	result = {}
+	for key, value in rows.items():
+		if key in section.forced or (step in FOLLOWERS and key in FOLLOWED and key in FitSettings.model_fields):
+			continue
+		result[key] = None if key in TOP_LEVEL else value
+	return result
+
+
+def _plain(value: Any) -> Any:
+	"""A copy of a default that ``json`` can write."""
+	return json.loads(json.dumps(value))
+
+
+def schema(command: str) -> dict[str, Any]:
+	"""The JSON Schema of a command's file, with every key of every command allowed by name."""
+	result = SETTINGS[command].model_json_schema()
+	for definition in [result, *result.get("$defs", {}).values()]:
+		definition.pop("additionalProperties", None)
+		section = definition is not result
+		for key, declared in definition.get("properties", {}).items():
+			for name in ("files", "expects", "split"):
+				declared.pop(name, None)
+			if section and key in TOP_LEVEL and not _allows_null(declared):
+				_allow_null(declared)
+		definition["propertyNames"] = {"enum": sorted(KNOWN | UNUSED.keys() | LATER.keys())}
+	return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result, "title": f"cherimoya {command}"}
+
+
+def _allows_null(declared: Mapping[str, Any]) -> bool:
+	"""Whether a property of a schema allows null."""
+	return declared.get("type") == "null" or any(_allows_null(option) for option in declared.get("anyOf", ()))
+
+
+def _allow_null(declared: dict[str, Any]) -> None:
+	"""Allow null for a property that a section inherits from the top level."""
+	kept = {key: declared.pop(key) for key in list(declared) if key in ("title", "default", "description", "unit")}
+	inner = dict(declared)
+	declared.clear()
+	declared.update({**kept, "anyOf": [inner, {"type": "null"}]})
+
+
+def load_settings(
+	command: str, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, check_files: bool = False
+) -> Settings:
+	"""The settings of a command, from a JSON file or a dict; see `cherimoya_cli.loading.load`."""
+	from cherimoya_cli.loading import load
+
+	return load(command, source, overrides, check_files=check_files)
+
+
+def help_tables() -> dict[str, Any]:
+	"""What ``COMMAND --help`` shows of the settings: the rows of each command and of each section."""
+
+	def rows(model: type[Settings], keys: Iterable[str] | None = None) -> list[dict[str, Any]]:
+		return [{**row._asdict(), "default": _plain(row.default)} for row in describe(model) if keys is None or row.key in keys]
+
+	tables: dict[str, Any] = {command: {"": rows(model)} for command, model in SETTINGS.items()}
+	for key, (_, model) in SECTIONS.items():
+		own = [row.key for row in describe(model) if row.key in _section_defaults(model) and row.key not in TOP_LEVEL]
+		if own:
+			tables["pipeline"][key] = rows(model, own)
+	return tables
+
+
+HELP_FILE = Path(__file__).with_name("help.json")
+
+
+def main() -> None:
+	"""Write the tables that ``--help`` reads (so that it need not import pydantic)."""
+	import argparse
+
+	parser = argparse.ArgumentParser(prog="python -m cherimoya_cli.settings", description=main.__doc__)
+	parser.add_argument("--write-help", action="store_true", required=True, help=f"write {HELP_FILE.name}")
+	parser.parse_args()
+	HELP_FILE.write_text(json.dumps(help_tables(), indent="\t", ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+	main()

@@ -1,0 +1,160 @@
+"""Splits of a genome into training, validation and test parts: reading, comparing and proposing them."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+_REGION = re.compile(r"^(?P<chrom>[^\s:]+):(?P<start>[\d,]+)-(?P<end>[\d,]+)$")
+
+
+class Place(NamedTuple):
+	"""A chromosome, or a half-open region of it counted from 0; ``end`` is infinity for "to its end"."""
+
+	text: str
+	chrom: str
+	start: int
+	end: float
+
+
+class Split(NamedTuple):
+	"""Places of each part, as settings hold them."""
+
+	training: list[str]
+	validation: list[str]
+	test: list[str]
+
+
+def parse_places(texts: Sequence[str]) -> tuple[list[Place], list[str]]:
+	"""Chromosomes and regions out of their texts, and what is wrong with those that cannot be read."""
+	places, faults = [], []
+	for text in texts:
+		match = _REGION.match(text.strip())
+		if match:
+			start, end = (int(match[name].replace(",", "") or -1) for name in ("start", "end"))
+			if 0 <= start < end:
+				places.append(Place(text, match["chrom"], start, end))
+			else:
+				faults.append(f"'{text}' is an empty region; its start must be below its end")
+		elif not text.strip() or ":" in text:
+			faults.append(f"'{text}' is neither a chromosome nor a region; write it like chr22:33,000,000-37,000,000")
+		else:
+			places.append(Place(text, text.strip(), 0, math.inf))
+	return places, faults
+
+
+def shared_places(splits: Mapping[str, Sequence[Place]]) -> list[tuple[str, str, str, str]]:
+	"""Pairs of splits that share bases: both splits' names and the first places that overlap."""
+	names, found = list(splits), []
+	for i, a in enumerate(names):
+		for b in names[i + 1 :]:
+			for p in splits[a]:
+				twin = next((q for q in splits[b] if p.chrom == q.chrom and p.start < q.end and q.start < p.end), None)
+				if twin is not None:
+					found.append((a, b, p.text, twin.text))
+					break
+	return found
+
+
+def propose_split(chrom_sizes: Mapping[str, int]) -> Split:
+	"""A split of a genome: about 10 % of its bases for validation and 15 % for test, in whole chromosomes if possible.
+
+	Chromosomes shorter than a hundredth of the longest (unplaced contigs) and mitochondrial or
+	chloroplast ones are left out. With fewer than four chromosomes the parts are regions.
+
+	Parameters
+	----------
+	chrom_sizes: Mapping[str, int]
+		Length of each chromosome in bp.
+
+	Returns
+	-------
+	Split
+		Training, validation and test places.
+	"""
+	organelles = {"m", "mt", "mito", "mitochondrion", "pt", "c", "plastid", "chloroplast"}
+	longest = max(chrom_sizes.values())
+	main = {
+		chrom: size
+		for chrom, size in chrom_sizes.items()
+		if size * 100 >= longest and chrom.lower().removeprefix("chr") not in organelles
+	} or dict(chrom_sizes)
+	if len(main) < 4:
+		return _propose_regions(main)
+	total = sum(main.values())
+	# Sex chromosomes and the longest one differ from the rest, so they stay in training.
+	spare = sorted(
+		(chrom for chrom in main if chrom.lower().removeprefix("chr") not in {"x", "y", "z", "w"}),
+		key=lambda chrom: (-main[chrom], chrom),
+	)[1:]
+	test = _gather(spare, main, 0.15 * total)
+	validation = _gather([chrom for chrom in spare if chrom not in test], main, 0.10 * total)
+	order = list(main)
+	training = [chrom for chrom in order if chrom not in test and chrom not in validation]
+	return Split(training, sorted(validation, key=order.index), sorted(test, key=order.index))
+
+
+def _gather(chroms: Sequence[str], sizes: Mapping[str, int], wanted: float) -> list[str]:
+	"""One or two chromosomes (out of those given, of which one is left) whose lengths come nearest to the wanted sum."""
+	options = [[a] for a in chroms]
+	if len(chroms) > 3:
+		options += [[a, b] for i, a in enumerate(chroms) for b in chroms[i + 1 :]]
+	return min(options, key=lambda option: (abs(sum(sizes[c] for c in option) - wanted), len(option)))
+
+
+def _propose_regions(sizes: Mapping[str, int]) -> Split:
+	"""The first three quarters of each chromosome for training, then 10 % for validation and 15 % for test."""
+	split = Split([], [], [])
+	for chrom, size in sizes.items():
+		a, b = round(0.75 * size), round(0.85 * size)
+		for places, start, end in zip(split, (0, a, b), (a, b, size), strict=True):
+			places.append(f"{chrom}:{start}-{end}")
+	return split
+
+
+def as_json(split: Split) -> str:
+	"""The three keys as one would write them in a JSON."""
+	parts = zip(("training_chroms", "validation_chroms", "test_chroms"), split, strict=True)
+	return ", ".join(f'"{key}": [' + ", ".join(f'"{place}"' for place in places) + "]" for key, places in parts)
+
+
+def split_problems(
+	splits: Mapping[str, tuple[Sequence[str], str]], chrom_sizes: Mapping[str, int], fasta: str
+) -> tuple[list[str], list[str]]:
+	"""What of a split is not in the genome.
+
+	Parameters
+	----------
+	splits: Mapping[str, tuple[Sequence[str], str]]
+		For each part, its places and how a message names it.
+	chrom_sizes: Mapping[str, int]
+		Length of each chromosome of the genome in bp.
+	fasta: str
+		The name of the genome's file.
+
+	Returns
+	-------
+	tuple[list[str], list[str]]
+		Problems (a part that has no chromosome of the genome, with a proposal), and notices (a part
+		some of whose chromosomes are not in the genome).
+	"""
+	absent, notices = [], []
+	for places, name in splits.values():
+		parsed, _ = parse_places(places)
+		missing = [place.text for place in parsed if place.chrom not in chrom_sizes or place.start >= chrom_sizes[place.chrom]]
+		if missing and len(missing) == len(parsed):
+			absent.append(f"{name} ({_some(missing)})")
+		elif missing:
+			notices.append(f"{name}: not in {fasta}, and passed over: {_some(missing)}")
+	if not absent:
+		return [], notices
+	verb = "has" if len(absent) == 1 else "have"
+	return [
+		f"{' and '.join(absent)} {verb} no chromosome of {fasta}, which has {_some(list(chrom_sizes))}; "
+		f"a split of this genome would be: {as_json(propose_split(chrom_sizes))}"
+	], notices
+
+
+def _some(names: Sequence[str], most: int = 6) -> str:
+	"""The first few names."""
+	return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
