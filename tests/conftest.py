@@ -95,11 +95,11 @@ def make_bigwig() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tiny_genome(tmp_path_factory: pytest.TempPathFactory) -> TinyGenome:
-	"""Three chromosomes (24,000, 16,000 and 12,000 bp), 78 peaks with a planted motif and reads around it.
+	"""Three chromosomes (24,000, 16,000 and 12,000 bp), 83 peaks with a planted motif and reads around it.
 
 	`signal.bw` is unstranded, `signal.+.bw` and `signal.-.bw` a stranded pair, `control.bw` a flat control;
 	`peaks.bed` and `peaks.narrowPeak` hold the peaks, `negatives.bed` places between them, `exclude.bed` a region.
-	All of chr1 can train, chr2 validate and chr3 test. Windows of up to 400 bp around peaks stay inside.
+	All of chr1 can train, chr2 validate and chr3 test. Windows of up to 600 bp around any locus stay inside.
 	"""
 	pytest.importorskip("pyBigWig")
 	folder = tmp_path_factory.mktemp("tiny_genome")

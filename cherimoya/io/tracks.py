@@ -1,0 +1,357 @@
+"""Signal tracks: reading windows of bigWig files, in groups, and writing bigWigs.
+
+Gaps of a bigWig read as 0. The values of a track are counts, so negative ones are an error unless asked for.
+
+References
+----------
+The layout of bigWig files: Kent et al. 2010, Bioinformatics 26(17), 2204-2207, supplementary tables 5 to 17.
+"""
+
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cherimoya.errors import InputError, join_problems
+from cherimoya.io._files import check_exists, is_remote, replacing
+
+Signals = str | os.PathLike | Sequence["str | os.PathLike | Sequence[str | os.PathLike]"]
+
+_BIGWIG_MAGIC = 0x888FFC26
+_BIGBED_MAGIC = 0x8789F2EB
+_INDEX_MAGIC = 0x2468ACE0
+
+
+def parse_groups(signals: Signals) -> tuple[list[str], tuple[int, ...]]:
+	"""The files and the group sizes of signals given in groups.
+
+	Parameters
+	----------
+	signals: path, or list of paths and lists of paths
+		`["a.bw", ["b.+.bw", "b.-.bw"]]` is one unstranded and one stranded group; a flat list of n files is n
+		unstranded groups.
+
+	Returns
+	-------
+	paths: list of str
+		All files, group by group.
+	groups: tuple of int
+		The number of files of each group.
+	"""
+	signals = [signals] if isinstance(signals, (str, os.PathLike)) else signals
+	paths: list[str] = []
+	groups: list[int] = []
+	for entry in signals:
+		group = [entry] if isinstance(entry, (str, os.PathLike)) else list(entry)
+		bad = [member for member in group if not isinstance(member, (str, os.PathLike))]
+		if bad or not group:
+			raise InputError(
+				f"signals: {entry!r} is neither a path nor a list of paths; write "
+				'["a.bw", ["b.+.bw", "b.-.bw"]] for one unstranded and one stranded group'
+			)
+		paths += [os.fspath(member) for member in group]
+		groups.append(len(group))
+	if not paths:
+		raise InputError("signals: an empty list was given; name at least one bigWig file")
+	return paths, tuple(groups)
+
+
+class Tracks:
+	"""Several bigWig files read together.
+
+	Parameters
+	----------
+	signals: path, or list of paths and lists of paths
+		See :func:`parse_groups`.
+	absolute: bool, default False
+		Take the absolute values of negative ones, as some files of minus strands hold them.
+
+	Attributes
+	----------
+	paths: list of str
+		The files, group by group; one channel each.
+	groups: tuple of int
+		The number of channels of each group.
+	chrom_sizes: dict of str to int
+		The chromosomes that all files have, with the smallest of their lengths, in the order of the first file.
+
+	Raises
+	------
+	InputError
+		A file is missing, truncated or not a bigWig; all such files are named.
+	"""
+
+	def __init__(self, signals: "Signals | Tracks", *, absolute: bool = False) -> None:
+		if isinstance(signals, Tracks):
+			self.paths, self.groups, self.absolute = signals.paths, signals.groups, signals.absolute or absolute
+			self._files, self._sizes, self.chrom_sizes = signals._files, signals._sizes, signals.chrom_sizes
+			return
+		self.paths, self.groups = parse_groups(signals)
+		self.absolute = absolute
+		self._files, problems, missing = [], [], None
+		for path in self.paths:
+			try:
+				self._files.append(_open(path))
+			except FileNotFoundError as error:
+				missing = error
+				problems.append(str(error))
+			except InputError as error:
+				problems.append(str(error))
+		if problems:
+			raise missing if missing is not None and len(problems) == 1 else InputError(join_problems(problems))
+		self._sizes = [{str(chrom): int(size) for chrom, size in file.chroms().items()} for file in self._files]
+		self.chrom_sizes = {
+			chrom: min(sizes[chrom] for sizes in self._sizes)
+			for chrom in self._sizes[0]
+			if all(chrom in sizes for sizes in self._sizes)
+		}
+
+	def check_sizes(self, chrom_sizes: Mapping[str, int], name: str) -> None:
+		"""Raise InputError when a file has a chromosome of `chrom_sizes` in another length: another assembly."""
+		problems = []
+		for path, sizes in zip(self.paths, self._sizes, strict=True):
+			wrong = [chrom for chrom, size in chrom_sizes.items() if chrom in sizes and sizes[chrom] != size]
+			if wrong:
+				chrom = wrong[0]
+				problems.append(
+					f"{path}: {chrom} has {sizes[chrom]:,} bp, but {chrom_sizes[chrom]:,} bp in {name} "
+					f"({len(wrong)} chromosome(s) differ); the files are of different assemblies: use files of one"
+				)
+		if problems:
+			raise InputError(join_problems(problems))
+
+	def windows(self, chroms: Sequence[str], starts: Sequence[int], width: int) -> np.ndarray:
+		"""The values of all tracks over windows of one width.
+
+		Parameters
+		----------
+		chroms: sequence of str, shape=(n,)
+			The chromosome of each window.
+		starts: sequence of int, shape=(n,)
+			The first base of each window.
+		width: int
+			The width of each window in bp.
+
+		Returns
+		-------
+		numpy.ndarray of float32, shape=(n, T, width)
+			Gaps and NaN are 0.
+
+		Raises
+		------
+		InputError
+			A window leaves its chromosome, a value is negative or infinite, or a file cannot be read there.
+		"""
+		starts = np.asarray(starts, dtype=np.int64)
+		values = np.empty((len(starts), len(self.paths), width), dtype=np.float32)
+		# File by file: a file's blocks are then read in order and decompressed once.
+		for t in range(len(self.paths)):
+			for i, (chrom, start) in enumerate(zip(chroms, starts.tolist(), strict=True)):
+				values[i, t] = self._values(t, chrom, start, start + width)
+			self._mend(values[:, t], t, chroms, starts)
+		return values
+
+	def sums(self, chroms: Sequence[str], starts: Sequence[int], width: int) -> np.ndarray:
+		"""The total of each group over windows of one width, shape=(n, G), float64; see :meth:`windows`."""
+		starts = np.asarray(starts, dtype=np.int64)
+		totals = np.empty((len(starts), len(self.groups)))
+		step = max(1, (1 << 24) // max(1, width * len(self.paths)))  # 64 MB of float32 at a time
+		for first in range(0, len(starts), step):
+			part = slice(first, first + step)
+			totals[part] = group_totals(self.windows(chroms[part], starts[part], width), self.groups)
+		return totals
+
+	def _values(self, t: int, chrom: str, start: int, end: int) -> np.ndarray:
+		"""The values of one track over one interval, as the file has them, NaN in gaps."""
+		size = self._sizes[t].get(chrom)
+		if size is None or not 0 <= start <= end <= size:
+			found = "has no such chromosome" if size is None else f"the chromosome has {size:,} bp"
+			raise InputError(f"{self.paths[t]}: cannot read {chrom}:{start}-{end}, {found}")
+		try:
+			values = self._files[t].values(chrom, start, end, numpy=True)
+		except RuntimeError as error:
+			raise InputError(
+				f"{self.paths[t]}: {chrom}:{start}-{end} cannot be read ({error}); the file is broken: make it again"
+			) from None
+		return values if len(values) else np.zeros(end - start, dtype=np.float32)  # a file without any value
+
+	def _mend(self, values: np.ndarray, t: int, chroms: Sequence[str], starts: np.ndarray) -> None:
+		"""Gaps to 0 in place, shape=(n, width); negative values to absolute ones or an error."""
+		np.nan_to_num(values, copy=False, nan=0.0, posinf=np.inf, neginf=-np.inf)
+		if not values.size:
+			return
+		if self.absolute:
+			np.abs(values, out=values)
+		for bad, what, remedy in (
+			(values.min() < 0, values < 0, "set absolute_signals to true to take absolute values, or mend the file"),
+			(np.isinf(values.max()), np.isinf(values), "make the file again"),
+		):
+			if not bad:
+				continue
+			i, j = np.argwhere(what)[0]
+			kind = "negative" if values[i, j] < 0 else "infinite"
+			raise InputError(
+				f"{self.paths[t]}: {kind} value {values[i, j]:g} at {chroms[i]}:{starts[i] + j} "
+				f"(0-based), but counts are expected; {remedy}"
+			)
+
+
+def group_totals(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+	"""Sum over positions and over the channels of each group: shape=(n, T, L) to (n, G), in float64."""
+	per_channel = values.sum(axis=-1, dtype=np.float64)  # (n, T, L) -> (n, T)
+	first = np.cumsum([0, *groups[:-1]])
+	return np.add.reduceat(per_channel, first, axis=1)  # (n, T) -> (n, G)
+
+
+def write_bigwig(
+	path: str | os.PathLike,
+	chrom_sizes: Mapping[str, int],
+	chroms: Sequence[str],
+	starts: Sequence[int],
+	values: Any,
+) -> None:
+	"""Write windows of per-base values as a bigWig; where windows overlap, their values are averaged.
+
+	Parameters
+	----------
+	path: path
+		The file to write; it appears under its name only when whole.
+	chrom_sizes: mapping of str to int
+		All chromosomes of the header, in its order.
+	chroms: sequence of str, shape=(n,)
+		The chromosome of each window.
+	starts: sequence of int, shape=(n,)
+		The first base of each window.
+	values: array, shape=(n, W)
+		The values of each window.
+
+	Raises
+	------
+	InputError
+		A window is not on a chromosome of the header, or a value is not finite.
+	"""
+	import pyBigWig
+
+	values = np.asarray(values)
+	chroms = np.asarray(chroms, dtype=object)
+	starts = np.asarray(starts, dtype=np.int64)
+	if values.ndim != 2 or not len(values) == len(chroms) == len(starts):
+		raise ValueError(
+			f"values must have shape (n, W) for n chroms and starts, got {values.shape}, {len(chroms)} and {len(starts)}"
+		)
+	_check_windows(path, chrom_sizes, chroms, starts, values)
+	with replacing(path) as temporary:
+		file = pyBigWig.open(temporary, "w")
+		try:
+			file.addHeader([(str(chrom), int(size)) for chrom, size in chrom_sizes.items()])
+			for chrom in chrom_sizes:
+				where = np.flatnonzero(chroms == chrom)
+				where = where[np.argsort(starts[where], kind="stable")]
+				for start, mean in _merged(starts[where], values, where):
+					file.addEntries(chrom, int(start), values=mean, span=1, step=1)
+		finally:
+			file.close()
+
+
+def _check_windows(
+	path: str | os.PathLike, sizes: Mapping[str, int], chroms: np.ndarray, starts: np.ndarray, values: np.ndarray
+) -> None:
+	"""Raise InputError for windows that the header's chromosomes do not hold, or values that are not finite."""
+	problems = []
+	unknown = sorted(set(chroms.tolist()) - set(sizes))
+	if unknown:
+		problems.append(f"{path}: windows on chromosomes that the genome does not have: {', '.join(unknown[:6])}")
+	ends = np.array([sizes.get(chrom, np.iinfo(np.int64).max) for chrom in chroms], dtype=np.int64)
+	outside = np.flatnonzero((starts < 0) | (starts + values.shape[1] > ends))
+	if len(outside):
+		i = outside[0]
+		problems.append(
+			f"{path}: {len(outside)} window(s) leave their chromosome "
+			f"(first: {chroms[i]}:{starts[i]}-{starts[i] + values.shape[1]})"
+		)
+	if not np.isfinite(values).all():
+		problems.append(f"{path}: {int((~np.isfinite(values)).sum())} value(s) are not finite")
+	if problems:
+		raise InputError(join_problems(problems))
+
+
+def _merged(starts: np.ndarray, values: np.ndarray, rows: np.ndarray):  # noqa: ANN202
+	"""Yield (start, mean values as float32) of each stretch of touching windows; `starts` are sorted."""
+	width = values.shape[1]
+	if not len(starts) or not width:
+		return
+	breaks = np.flatnonzero(np.diff(starts) > width) + 1
+	for part in np.split(np.arange(len(starts)), breaks):
+		first = starts[part[0]]
+		length = int(starts[part[-1]] - first) + width
+		total = np.zeros(length)
+		depth = np.zeros(length, dtype=np.int32)
+		for k in part:
+			window = slice(int(starts[k] - first), int(starts[k] - first) + width)
+			total[window] += values[rows[k]]
+			depth[window] += 1
+		yield first, (total / depth).astype(np.float32)
+
+
+def _open(path: str) -> Any:
+	"""The file opened with pyBigWig, after checks that tell what is wrong with it."""
+	import pyBigWig
+
+	if not is_remote(path):
+		check_exists(path, what="signal")
+		_check_layout(path)
+	try:
+		file = pyBigWig.open(path)
+	except RuntimeError as error:
+		reason = str(error).strip().split("\n")[0]
+		raise InputError(f"{path}: cannot be opened as bigWig ({reason}); make or get the file again") from None
+	if not file.isBigWig():
+		raise InputError(f"{path}: is not a bigWig file; signals are bigWig files")
+	return file
+
+
+def _check_layout(path: str) -> None:
+	"""Raise InputError unless the header, the index and the data the index points to lie within the file.
+
+	The library that reads bigWigs opens some truncated files without complaint, or with a line on stderr.
+	"""
+	size = os.path.getsize(path)
+	with open(path, "rb") as file:
+		header = file.read(64)
+		magic = struct.unpack("<I", header[:4])[0] if len(header) >= 4 else None
+		order = "<"
+		if magic is not None and struct.unpack(">I", header[:4])[0] == _BIGWIG_MAGIC:
+			order, magic = ">", _BIGWIG_MAGIC
+		if magic == _BIGBED_MAGIC:
+			raise InputError(f"{path}: is a bigBed file, not a bigWig; signals are bigWig files of counts per base")
+		if magic != _BIGWIG_MAGIC:
+			raise InputError(f"{path}: is not a bigWig file (it starts with {header[:8]!r}); signals are bigWig files")
+		truncated = InputError(f"{path}: the bigWig is truncated ({size:,} bytes); make or get the file again")
+		if len(header) < 64:
+			raise truncated
+		chroms_at, _, index_at = struct.unpack(f"{order}QQQ", header[8:32])
+		if max(chroms_at, index_at) + 48 > size:
+			raise truncated
+		file.seek(index_at)
+		if struct.unpack(f"{order}I", file.read(4))[0] != _INDEX_MAGIC:
+			raise InputError(f"{path}: the bigWig has no valid index; make or get the file again")
+		file.seek(index_at + 48)
+		while True:  # down the last branch of the index, which is written last
+			node = file.read(4)
+			if len(node) < 4:
+				raise truncated
+			is_leaf, _, count = struct.unpack(f"{order}BBH", node)
+			item = 32 if is_leaf else 24
+			items = file.read(count * item)
+			if len(items) < count * item:
+				raise truncated
+			if not count:
+				return
+			last = struct.unpack(f"{order}QQ" if is_leaf else f"{order}Q", items[-item + 16 :])
+			if sum(last) > size:
+				raise truncated
+			if is_leaf:
+				return
+			file.seek(last[0])

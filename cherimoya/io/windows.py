@@ -1,0 +1,467 @@
+"""Windows: the sequences, signals and controls around loci, and the account of where every locus went.
+
+With a locus's middle mid and a width w, a window is the bases [mid - w // 2, mid + (w + 1) // 2), widened by
+`max_jitter` on both sides. Signals use `out_window`; sequences and controls use `in_window`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cherimoya.errors import InputError
+from cherimoya.io.genome import Genome, one_hot
+from cherimoya.io.loci import Loci, midpoints, overlaps_any, parse_regions, read_loci
+from cherimoya.io.tracks import Tracks, group_totals
+
+if TYPE_CHECKING:
+	import torch
+
+REASONS = (
+	"chromosome not in FASTA",
+	"chromosome not in bigWig",
+	"chromosome not selected",
+	"off the edge",
+	"excluded",
+	"too few counts",
+	"too many counts",
+	"outlier",
+)
+_OUTLIER_FACTOR, _OUTLIER_QUANTILE = 1.2, 0.99
+
+
+@dataclass(frozen=True)
+class Accounting:
+	"""Where the loci of one load went.
+
+	Attributes
+	----------
+	given: int
+		Loci in the files.
+	kept: int
+		Loci that are used.
+	dropped: dict of str to int
+		For each reason of `REASONS`, in this order, the loci dropped for it; each locus counts once, for the first
+		reason that holds.
+	"""
+
+	given: int = 0
+	kept: int = 0
+	dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+
+	def __add__(self, other: "Accounting") -> "Accounting":
+		reasons = [*self.dropped, *(r for r in other.dropped if r not in self.dropped)]
+		return Accounting(
+			given=self.given + other.given,
+			kept=self.kept + other.kept,
+			dropped={r: self.dropped.get(r, 0) + other.dropped.get(r, 0) for r in reasons},
+		)
+
+	def table(self, title: str = "") -> str:
+		"""The account as aligned text; reasons that dropped no locus are left out."""
+		rows = [("given", self.given)]
+		rows += [(f"  dropped: {reason}", n) for reason, n in self.dropped.items() if n]
+		rows.append(("kept", self.kept))
+		left = max(len(name) for name, _ in rows)
+		right = max(len(f"{n:,}") for _, n in rows)
+		lines = [f"{name:<{left}}  {n:>{right},}" for name, n in rows]
+		return "\n".join([title, *lines] if title else lines)
+
+	def to_dict(self) -> dict[str, Any]:
+		"""The account as plain numbers, for a JSON record."""
+		return {"given": self.given, "kept": self.kept, "dropped": dict(self.dropped)}
+
+	@classmethod
+	def from_dict(cls, record: Mapping[str, Any]) -> "Accounting":
+		"""The account of a record written by :meth:`to_dict`."""
+		return cls(given=int(record["given"]), kept=int(record["kept"]), dropped=dict(record["dropped"]))
+
+
+@dataclass(frozen=True)
+class Windows:
+	"""Windows of the kept loci, in the order given, as arrays; W = in_window + 2 * max_jitter.
+
+	Attributes
+	----------
+	codes: numpy.ndarray of uint8, shape=(n, W)
+		Base codes, A, C, G, T = 0 to 3, any other letter 4.
+	signals: numpy.ndarray of float32, shape=(n, T, out_window + 2 * max_jitter), or None
+	controls: numpy.ndarray of float32, shape=(n, Tc, W), or None
+	loci: Loci
+		The kept loci.
+	mask: numpy.ndarray of bool, shape=(n_given,)
+		Which of the given loci were kept.
+	accounting: Accounting
+	signal_groups, control_groups: tuple of int
+		Channels of each group; empty without signals or controls.
+	in_window, out_window, max_jitter: int
+		In bp.
+	summits: bool
+		Whether windows are centred at summits.
+	"""
+
+	codes: np.ndarray
+	signals: np.ndarray | None
+	controls: np.ndarray | None
+	loci: Loci
+	mask: np.ndarray
+	accounting: Accounting
+	signal_groups: tuple[int, ...]
+	control_groups: tuple[int, ...]
+	in_window: int
+	out_window: int
+	max_jitter: int
+	summits: bool = False
+
+	def __len__(self) -> int:
+		return len(self.codes)
+
+	def __getitem__(self, index: "slice | np.ndarray") -> "Windows":
+		"""The windows of some of the kept loci; `mask` and `accounting` stay those of the load."""
+		return replace(
+			self,
+			codes=self.codes[index],
+			signals=None if self.signals is None else self.signals[index],
+			controls=None if self.controls is None else self.controls[index],
+			loci=self.loci[index],
+		)
+
+	@property
+	def midpoints(self) -> np.ndarray:
+		"""The middle base of each window, shape=(n,)."""
+		return midpoints(self.loci, summits=self.summits)
+
+	def X(self, index: Any = slice(None), dtype: "torch.dtype | None" = None) -> "torch.Tensor":
+		"""One-hot sequences of some of the loci, all by default: shape=(m, 4, W)."""
+		return one_hot(self.codes[index], dtype)
+
+	def y(self, index: Any = slice(None)) -> "torch.Tensor | None":
+		"""Signals of some of the loci, shape=(m, T, out_window + 2 * max_jitter); None without signals."""
+		return _tensor(self.signals, index)
+
+	def X_ctl(self, index: Any = slice(None)) -> "torch.Tensor | None":
+		"""Controls of some of the loci, shape=(m, Tc, W); None without controls."""
+		return _tensor(self.controls, index)
+
+	def counts(self) -> np.ndarray:
+		"""Observed counts of each group over the central out_window, float64, shape=(n, G)."""
+		if self.signals is None:
+			raise ValueError("these windows hold no signals, so there are no counts")
+		centre = slice(self.max_jitter, self.max_jitter + self.out_window)
+		return group_totals(self.signals[:, :, centre], self.signal_groups)
+
+	def centre(self) -> "Windows":
+		"""The same windows without jitter (views, no copies)."""
+		j = self.max_jitter
+		cut = slice(j, -j if j else None)
+		return replace(
+			self,
+			codes=self.codes[:, cut],
+			signals=None if self.signals is None else self.signals[:, :, cut],
+			controls=None if self.controls is None else self.controls[:, :, cut],
+			max_jitter=0,
+		)
+
+
+def extract_windows(
+	loci: Any,
+	sequences: Any,
+	signals: Any = None,
+	controls: Any = None,
+	*,
+	in_window: int = 2114,
+	out_window: int = 1000,
+	max_jitter: int = 0,
+	chroms: Sequence[str] | None = None,
+	min_counts: float | None = None,
+	max_counts: float | None = None,
+	summits: bool = False,
+	exclusion_lists: Any = None,
+	drop_outliers: bool = False,
+	absolute: bool = False,
+	verbose: bool = False,
+	allow_empty: bool = False,
+) -> Windows:
+	"""Extract the windows around loci, and account for every locus that is dropped.
+
+	Parameters
+	----------
+	loci: path, list of paths, DataFrame-like, or Loci
+		See :func:`cherimoya.io.loci.read_loci`.
+	sequences: path, mapping, or Genome
+		See :class:`cherimoya.io.genome.Genome`.
+	signals, controls: path, list in groups, Tracks, or None
+		See :class:`cherimoya.io.tracks.Tracks`. Controls are read over the input window.
+	in_window, out_window: int, default 2114 and 1000
+		Widths of the input and of the output, in bp.
+	max_jitter: int, default 0
+		How much windows are widened on both sides, in bp.
+	chroms: list of str, or None
+		Chromosomes, or regions such as `chr22:0-33000000`, whose loci are kept; None keeps all. With a region the
+		input window, jitter included, must lie inside, so that regions without overlap share no base.
+	min_counts, max_counts: float, or None
+		Inclusive bounds on the counts over the central out_window; a locus stays if each group is within them.
+	summits: bool, default False
+		Centre windows at summits rather than at middles.
+	exclusion_lists: like loci, or None
+		Loci whose widest window overlaps one of these regions are dropped.
+	drop_outliers: bool, default False
+		For each group, drop loci with more than 1.2 times the 99th percentile of the counts of those kept so far.
+	absolute: bool, default False
+		Take the absolute values of negative signals.
+	verbose: bool, default False
+		Show a progress bar on a terminal.
+	allow_empty: bool, default False
+		Return no windows, rather than raise, when no locus is left.
+
+	Returns
+	-------
+	Windows
+
+	Raises
+	------
+	InputError
+		An input cannot be read, assemblies differ, or no locus is left; the last shows the account.
+	"""
+	_check_widths(in_window, out_window, max_jitter)
+	loci = read_loci(loci, summits=summits)
+	genome = sequences if isinstance(sequences, Genome) else Genome(sequences)
+	tracks = None if signals is None else Tracks(signals, absolute=absolute)
+	control_tracks = None if controls is None else Tracks(controls, absolute=absolute)
+	mids = midpoints(loci, summits=summits)
+	spans = _Spans.around(mids, in_window, out_window, max_jitter)
+
+	reason = _place_filters(loci, spans, genome, [t for t in (tracks, control_tracks) if t is not None], chroms)
+	_drop(reason, _excluded(loci, spans, exclusion_lists), "excluded")
+	wanted = np.flatnonzero(reason < 0)
+	if not len(wanted):
+		counts = Accounting(len(loci), 0, _tally(reason))
+		_check_left(counts, loci, genome, tracks, chroms, allow_empty)
+	for t in (tracks, control_tracks):
+		if t is not None:
+			used = set(loci.chroms[wanted].tolist())
+			t.check_sizes({c: s for c, s in genome.chrom_sizes.items() if c in used}, genome.name)
+
+	arrays = _gather(
+		loci.chroms[wanted], mids[wanted], genome, tracks, control_tracks, in_window, out_window, max_jitter, verbose
+	)
+	if arrays[1] is not None:
+		totals = group_totals(arrays[1][:, :, max_jitter : max_jitter + out_window], tracks.groups)
+		_count_filters(reason, wanted, totals, min_counts, max_counts, drop_outliers)
+	kept = reason[wanted] < 0
+	accounting = Accounting(len(loci), int(kept.sum()), _tally(reason))
+	_check_left(accounting, loci, genome, tracks, chroms, allow_empty)
+	if not kept.all():
+		arrays = tuple(None if a is None else a[kept] for a in arrays)
+	return Windows(
+		*arrays,
+		loci=loci[wanted[kept]],
+		mask=reason < 0,
+		accounting=accounting,
+		signal_groups=tracks.groups if tracks is not None else (),
+		control_groups=control_tracks.groups if control_tracks is not None else (),
+		in_window=in_window,
+		out_window=out_window,
+		max_jitter=max_jitter,
+		summits=summits,
+	)
+
+
+@dataclass(frozen=True)
+class _Spans:
+	"""The input window with jitter, [lo, hi), and the widest window, [wide_lo, wide_hi), of each locus."""
+
+	lo: np.ndarray
+	hi: np.ndarray
+	wide_lo: np.ndarray
+	wide_hi: np.ndarray
+
+	@classmethod
+	def around(cls, mids: np.ndarray, in_window: int, out_window: int, max_jitter: int) -> "_Spans":
+		widest = max(in_window, out_window)
+		return cls(
+			lo=mids - in_window // 2 - max_jitter,
+			hi=mids + (in_window + 1) // 2 + max_jitter,
+			wide_lo=mids - widest // 2 - max_jitter,
+			wide_hi=mids + (widest + 1) // 2 + max_jitter,
+		)
+
+
+def _tensor(array: np.ndarray | None, index: Any) -> "torch.Tensor | None":
+	"""Part of an array as a tensor; None stays None."""
+	import torch
+
+	return None if array is None else torch.from_numpy(np.ascontiguousarray(array[index]))
+
+
+def _check_widths(in_window: int, out_window: int, max_jitter: int) -> None:
+	"""Raise ValueError naming the width that makes no sense."""
+	for name, value, least in (
+		("in_window", in_window, 1),
+		("out_window", out_window, 1),
+		("max_jitter", max_jitter, 0),
+	):
+		if int(value) != value or value < least:
+			raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
+
+
+def _drop(reason: np.ndarray, mask: np.ndarray, name: str) -> None:
+	"""Note `name` as the reason of the masked loci that have none yet."""
+	reason[(reason < 0) & mask] = REASONS.index(name)
+
+
+def _tally(reason: np.ndarray) -> dict[str, int]:
+	"""The number of loci for each reason."""
+	return {name: int((reason == i).sum()) for i, name in enumerate(REASONS)}
+
+
+def _place_filters(
+	loci: Loci, spans: _Spans, genome: Genome, tracks: list[Tracks], chroms: Sequence[str] | None
+) -> np.ndarray:
+	"""The reason, -1 for none, for which each locus drops by its place alone, shape=(n,)."""
+	reason = np.full(len(loci), -1, dtype=np.int8)
+	names, inverse = np.unique(loci.chroms.astype(str), return_inverse=True)
+	names = names.tolist()
+	in_fasta = np.array([name in genome.chrom_sizes for name in names])[inverse]
+	in_tracks = np.array([all(name in t.chrom_sizes for t in tracks) for name in names])[inverse]
+	sizes = np.array([genome.chrom_sizes.get(name, 0) for name in names], dtype=np.int64)[inverse]
+	_drop(reason, ~in_fasta, "chromosome not in FASTA")
+	_drop(reason, ~in_tracks, "chromosome not in bigWig")
+	if chroms is not None:
+		selected = np.zeros(len(loci), dtype=bool)
+		# A window that leaves its chromosome is off the edge, not out of the region, so it is cut to the chromosome.
+		lo, hi = np.maximum(spans.lo, 0), np.minimum(spans.hi, sizes)
+		for region in parse_regions(chroms):
+			inside = (lo >= region.start) & (hi <= (sizes if region.end is None else region.end))
+			selected |= (loci.chroms == region.chrom) & inside
+		_drop(reason, ~selected, "chromosome not selected")
+	_drop(reason, (spans.wide_lo < 0) | (spans.wide_hi > sizes), "off the edge")
+	return reason
+
+
+def _excluded(loci: Loci, spans: _Spans, exclusion_lists: Any) -> np.ndarray:
+	"""Whether each locus's widest window overlaps an exclusion region, shape=(n,)."""
+	mask = np.zeros(len(loci), dtype=bool)
+	if exclusion_lists is None or (isinstance(exclusion_lists, (list, tuple)) and not exclusion_lists):
+		return mask
+	exclusions = read_loci(exclusion_lists)
+	for chrom in set(exclusions.chroms.tolist()):
+		ours, theirs = np.flatnonzero(loci.chroms == chrom), exclusions.chroms == chrom
+		mask[ours] = overlaps_any(
+			exclusions.starts[theirs], exclusions.ends[theirs], spans.wide_lo[ours], spans.wide_hi[ours]
+		)
+	return mask
+
+
+def _count_filters(
+	reason: np.ndarray,
+	wanted: np.ndarray,
+	totals: np.ndarray,
+	min_counts: float | None,
+	max_counts: float | None,
+	drop_outliers: bool,
+) -> None:
+	"""Note the loci that drop for their counts; `totals` has shape (n_wanted, G)."""
+	mask = np.zeros(len(reason), dtype=bool)
+	if min_counts is not None:
+		mask[wanted] = (totals < min_counts).any(axis=1)
+		_drop(reason, mask, "too few counts")
+	if max_counts is not None:
+		mask[wanted] = (totals > max_counts).any(axis=1)
+		_drop(reason, mask, "too many counts")
+	left = reason[wanted] < 0
+	if drop_outliers and left.any():
+		ceilings = _OUTLIER_FACTOR * np.quantile(totals[left], _OUTLIER_QUANTILE, axis=0)  # (n_left, G) -> (G,)
+		mask[wanted] = (totals > ceilings).any(axis=1)
+		_drop(reason, mask, "outlier")
+
+
+def _gather(
+	chroms: np.ndarray,
+	mids: np.ndarray,
+	genome: Genome,
+	tracks: Tracks | None,
+	control_tracks: Tracks | None,
+	in_window: int,
+	out_window: int,
+	max_jitter: int,
+	verbose: bool,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+	"""Codes, signals and controls of the loci, read chromosome by chromosome from left to right."""
+	from tqdm import tqdm
+
+	n, width, out_width = len(mids), in_window + 2 * max_jitter, out_window + 2 * max_jitter
+	codes = np.empty((n, width), dtype=np.uint8)
+	signals = None if tracks is None else np.empty((n, len(tracks.paths), out_width), dtype=np.float32)
+	controls = None if control_tracks is None else np.empty((n, len(control_tracks.paths), width), dtype=np.float32)
+	bar = tqdm(total=n, unit="loci", desc="reading windows", disable=None if verbose else True, delay=2)
+	with bar:
+		for chrom in genome.chrom_sizes:
+			rows = np.flatnonzero(chroms == chrom)
+			rows = rows[np.argsort(mids[rows], kind="stable")]
+			if not len(rows):
+				continue
+			starts = mids[rows] - in_window // 2 - max_jitter
+			codes[rows] = np.lib.stride_tricks.sliding_window_view(genome.codes(chrom), width)[starts]
+			if tracks is not None:
+				signals[rows] = tracks.windows(chroms[rows], mids[rows] - out_window // 2 - max_jitter, out_width)
+			if control_tracks is not None:
+				controls[rows] = control_tracks.windows(chroms[rows], starts, width)
+			bar.update(len(rows))
+	return codes, signals, controls
+
+
+def _check_left(
+	accounting: Accounting,
+	loci: Loci,
+	genome: Genome,
+	tracks: Tracks | None,
+	chroms: Sequence[str] | None,
+	allow_empty: bool,
+) -> None:
+	"""Raise InputError, with the account and a hint at the cause, when no locus is left."""
+	if accounting.kept or allow_empty:
+		return
+	sources = ", ".join(loci.files) or "loci"
+	lines = [f"{sources}: no locus is left; where the loci went:", _indent(accounting.table())]
+	ours = set(loci.chroms.tolist())
+	others = {"FASTA": genome.chrom_sizes}
+	if tracks is not None:
+		others["bigWig"] = tracks.chrom_sizes
+	if chroms is not None:
+		others["selection"] = {region.chrom: 0 for region in parse_regions(chroms)}
+	lines += [hint for name, sizes in others.items() if (hint := _naming_hint(ours, sizes, name))]
+	if accounting.dropped["off the edge"] == accounting.given:
+		lines.append(f"All windows leave their chromosome: are these loci of another assembly than {genome.name}?")
+	if accounting.dropped["chromosome not selected"] and len(lines) == 2:
+		lines.append(
+			f"The loci are on {_few(ours)}; selected are {', '.join(map(str, chroms))}: choose chromosomes there."
+		)
+	if len(lines) == 2:
+		lines.append("Change the loci, the chromosomes, the exclusion lists or the bounds on counts that dropped them.")
+	raise InputError("\n".join(lines))
+
+
+def _naming_hint(ours: set[str], theirs: Mapping[str, int], name: str) -> str:
+	"""What to say when no chromosome is shared: that one side says chr1 and the other 1, or both lists."""
+	if ours & set(theirs):
+		return ""
+	scheme = "one side writes chr1 and the other 1" if _bare(ours) & _bare(theirs) else "no name is shared"
+	return f"The loci say {_few(ours)} and the {name} says {_few(theirs)}: {scheme}; rename the chromosomes of one."
+
+
+def _bare(names: Any) -> set[str]:
+	"""Names without the prefix chr."""
+	return {str(name).lower().removeprefix("chr") for name in names}
+
+
+def _few(names: Any) -> str:
+	"""The first few names in order, for a message."""
+	names = sorted(map(str, names))
+	return ", ".join(names[:5]) + (f", … ({len(names)} in all)" if len(names) > 5 else "")
+
+
+def _indent(text: str) -> str:
+	"""The text with each line moved in."""
+	return "\n".join(f"  {line}" for line in text.split("\n"))
