@@ -1,0 +1,134 @@
+"""Predictions of a model, batch by batch."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from cherimoya.groups import check_signal_groups, group_slices
+from cherimoya.interpret._batches import Array, autocast, check_arrays, evaluating, parameter_dtype, to_batch
+
+
+class Prediction(NamedTuple):
+	"""What a model predicts for n sequences.
+
+	Attributes
+	----------
+	logits: torch.Tensor, shape=(n, T, out)
+		Profile logits of each channel.
+	log_counts: torch.Tensor, shape=(n, G)
+		log(1 + counts) of each signal group, natural logarithm.
+	"""
+
+	logits: torch.Tensor
+	log_counts: torch.Tensor
+
+
+def predict(
+	model: torch.nn.Module,
+	X: Array,
+	X_ctl: Array | None = None,
+	*,
+	batch_size: int = 64,
+	device: str | torch.device | None = None,
+	dtype: str | torch.dtype | None = None,
+	verbose: bool = False,
+	progress: Callable[[int, int], None] | None = None,
+) -> Prediction:
+	"""Predict profiles and counts of many sequences, with one batch on the device at a time.
+
+	The model runs in evaluation mode and without gradients; its mode and its device are put back afterwards.
+
+	Parameters
+	----------
+	model: torch.nn.Module
+		A model that returns (logits, log counts): `Cherimoya`, or a wrapper such as `ControlWrapper`.
+	X: torch.Tensor or numpy.ndarray, shape=(n, 4, L) or (n, L)
+		One-hot sequences of any dtype, or uint8 base codes (A, C, G, T = 0 to 3, anything else 4). May be a
+		memory-mapped array.
+	X_ctl: torch.Tensor or numpy.ndarray, shape=(n, tracks, L), optional
+		Control signal over the input window, for a model with control tracks.
+	batch_size: int
+		Sequences per forward pass. Default is 64.
+	device: str or torch.device, optional
+		Where to run. Default is the device that the model is on.
+	dtype: str or torch.dtype, optional
+		"bfloat16" or "float16" to run under autocast. Default is None: the dtype of the weights.
+	verbose: bool
+		Whether to show a progress bar, on a terminal only. Default is False.
+	progress: callable, optional
+		Called after each batch with the number of sequences done and to do.
+
+	Returns
+	-------
+	Prediction
+		`logits`, shape=(n, T, out), and `log_counts`, shape=(n, G), on the CPU, in float32 at least.
+
+	Raises
+	------
+	InputError
+		When X or X_ctl have the wrong shape or dtype.
+	"""
+	check_arrays(X, X_ctl)
+	n = len(X)
+	results: list[torch.Tensor] = []
+	with evaluating(model, device) as place, tqdm(total=n, unit="seq", disable=None if verbose else True) as bar:
+		for first in range(0, max(n, 1), batch_size):  # without sequences, an empty batch gives the shapes
+			rows = slice(first, min(first + batch_size, n))
+			with torch.inference_mode(), autocast(place, dtype):
+				outputs = model(*_arguments(*to_batch(X, X_ctl, rows, device=place, dtype=parameter_dtype(model))))
+			if not results:
+				results = [
+					torch.empty(n, *y.shape[1:], dtype=torch.promote_types(y.dtype, torch.float32)) for y in outputs
+				]
+			for result, y in zip(results, outputs, strict=True):
+				result[rows] = y.cpu()
+			bar.update(rows.stop - first)
+			if progress is not None:
+				progress(rows.stop, n)
+	return Prediction(*results)
+
+
+def expected_counts(logits: torch.Tensor, log_counts: torch.Tensor, signal_groups: Sequence[int]) -> torch.Tensor:
+	"""Expected counts of each channel and position: how a group's predicted count is spread over its profile.
+
+	For a group g with channels c: E[n, c, l] = softmax over (c, l) jointly of logits[n, c, l], times
+	expm1(log_counts[n, g]). The sum over a group is its predicted count (slightly below zero where a model
+	predicts log counts below zero).
+
+	Parameters
+	----------
+	logits: torch.Tensor, shape=(n, T, out)
+		Profile logits.
+	log_counts: torch.Tensor, shape=(n, G)
+		log(1 + counts) of each group.
+	signal_groups: sequence of int
+		Channels per group; they sum to T.
+
+	Returns
+	-------
+	torch.Tensor, shape=(n, T, out)
+
+	Raises
+	------
+	ValueError
+		When the groups do not fit the shapes.
+	"""
+	groups = check_signal_groups(signal_groups)
+	if logits.ndim != 3 or logits.shape[1] != sum(groups) or log_counts.shape != (len(logits), len(groups)):
+		raise ValueError(
+			f"signal groups {list(groups)} need logits of shape (n, {sum(groups)}, out) and log counts of shape "
+			f"(n, {len(groups)}), got {tuple(logits.shape)} and {tuple(log_counts.shape)}"
+		)
+	expected = torch.empty_like(logits)
+	for g, channels in enumerate(group_slices(groups)):
+		shares = logits[:, channels].flatten(1).softmax(dim=-1)  # (n, c, out) -> (n, c * out)
+		totals = torch.expm1(log_counts[:, g]).unsqueeze(-1)  # (n,) -> (n, 1)
+		expected[:, channels] = (shares * totals).unflatten(1, (-1, logits.shape[-1]))  # -> (n, c, out)
+	return expected
+
+
+def _arguments(X: torch.Tensor, X_ctl: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+	"""The model's arguments: models without controls may take one only."""
+	return (X,) if X_ctl is None else (X, X_ctl)

@@ -1,0 +1,205 @@
+"""``cherimoya attribute``: the contribution of each base to a prediction, by saturation mutagenesis."""
+
+import argparse
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cherimoya.errors import SettingsError
+from cherimoya_cli.inference import (
+	Progress,
+	check_signals,
+	control_tracks,
+	load_model,
+	publish_together,
+	save_arrays,
+)
+from cherimoya_cli.utils import check_inputs, resolve_device, say, settings_from_args
+
+if TYPE_CHECKING:
+	from collections.abc import Mapping
+
+	import numpy as np
+	import torch
+
+	from cherimoya.io.loci import Loci
+
+
+class Loaded(NamedTuple):
+	"""What an attribution needs.
+
+	Attributes
+	----------
+	model: torch.nn.Module
+		Zeros stand in for missing controls.
+	codes: numpy.ndarray of uint8, shape=(n, in_window)
+		Bases of the loci to score.
+	controls: numpy.ndarray or None, shape=(n, tracks, in_window)
+	loci: Loci
+		The n loci to score.
+	mask: numpy.ndarray of bool, shape=(n_given,)
+		Which of all loci given those are.
+	start, end: int
+		The scored positions within the input window.
+	chrom_sizes: mapping of str to int
+	"""
+
+	model: "torch.nn.Module"
+	codes: "np.ndarray"
+	controls: "np.ndarray | None"
+	loci: "Loci"
+	mask: "np.ndarray"
+	start: int
+	end: int
+	chrom_sizes: "Mapping[str, int]"
+
+
+def attribution_paths(settings: Any) -> list[str]:
+	"""The outputs: one-hot sequences, scores, mask, coordinates, and the bigWig of contributions."""
+	stem = f"{settings.name}.attributions"
+	return [
+		settings.ohe_filename or f"{stem}.ohe.npz",
+		settings.attr_filename or f"{stem}.attr.npz",
+		settings.idx_filename or f"{stem}.idxs.npy",
+		f"{stem}.bed",
+		f"{stem}.bw",
+	]
+
+
+def run(args: argparse.Namespace) -> int:
+	"""Load a model and windows, score every base, write; returns the exit code."""
+	settings = settings_from_args("attribute", args)
+	check_settings(settings)
+	check_inputs(settings)
+	device = resolve_device(settings.device)
+	loaded = load(settings, device)
+	scores = compute(loaded, settings)
+	write(loaded, scores, settings)
+	return 0
+
+
+def check_settings(settings: Any) -> None:
+	"""Refuse an algorithm that is not there, and a window of scores wider than the input."""
+	if settings.algorithm == "deep_lift_shap":
+		raise SettingsError(
+			f'{settings.source}: algorithm "deep_lift_shap" is not available yet; set algorithm to '
+			'"saturation_mutagenesis", which is exact and needs no reference sequences'
+		)
+	if settings.attr_window is not None and settings.attr_window > settings.in_window:
+		raise SettingsError(
+			f"{settings.source}: attr_window is {settings.attr_window} bp, wider than the in_window of "
+			f"{settings.in_window} bp; make it smaller, or null for the whole of in_window"
+		)
+
+
+def load(settings: Any, device: "torch.device") -> Loaded:
+	"""The model, and the windows to score, checked against each other."""
+	import numpy as np
+
+	from cherimoya import ControlWrapper
+	from cherimoya.interpret.attribution import check_group
+	from cherimoya.io.genome import Genome
+	from cherimoya.io.windows import extract_windows
+
+	model = load_model(settings, device)
+	check_signals(settings, model)
+	check_group(model, settings.group)
+	controls = control_tracks(settings, model)
+	genome = Genome(settings.sequences)
+	windows = extract_windows(
+		settings.loci,
+		genome,
+		signals=settings.signals if settings.max_loci else None,
+		controls=controls,
+		in_window=settings.in_window,
+		out_window=settings.out_window,
+		chroms=settings.chroms,
+		summits=settings.summits,
+		exclusion_lists=settings.exclusion_lists,
+		absolute=settings.absolute_signals,
+		verbose=settings.verbose,
+	)
+	say(windows.accounting.table("Loci to attribute"))
+	zeros = model.n_control_tracks and controls is None
+	model = ControlWrapper(model) if zeros else model
+
+	rows = np.arange(len(windows))
+	if settings.max_loci is not None and settings.max_loci < len(windows):
+		strength = strengths(model, windows, settings)
+		rows = np.sort(np.argsort(-strength, kind="stable")[: settings.max_loci])
+	mask = windows.mask.copy()
+	mask[np.flatnonzero(mask)] = np.isin(np.arange(len(windows)), rows)
+	width = settings.attr_window or settings.in_window
+	start = settings.in_window // 2 - width // 2  # both windows are [mid - w // 2, mid + (w + 1) // 2)
+	return Loaded(
+		model=model,
+		codes=windows.codes[rows],
+		controls=None if windows.controls is None else windows.controls[rows],
+		loci=windows.loci[rows],
+		mask=mask,
+		start=start,
+		end=start + width,
+		chrom_sizes=genome.chrom_sizes,
+	)
+
+
+def strengths(model: "torch.nn.Module", windows: Any, settings: Any) -> "np.ndarray":
+	"""What `max_loci` ranks loci by, shape (n,): observed counts, or predicted ones without signals."""
+	if windows.signals is not None:
+		say(f"Keeping the {settings.max_loci:,} loci with the highest observed counts")
+		return windows.signals.sum(axis=(1, 2), dtype="float64")  # (n, T, out) -> (n,)
+	from cherimoya.interpret.predict import predict
+
+	say(f"Keeping the {settings.max_loci:,} loci with the highest predicted counts, as no signals are given")
+	prediction = predict(
+		model, windows.codes, windows.controls, batch_size=settings.batch_size, verbose=settings.verbose
+	)
+	return prediction.log_counts.double().expm1().sum(dim=1).numpy()  # (n, G) -> (n,)
+
+
+def compute(loaded: Loaded, settings: Any) -> "torch.Tensor":
+	"""Hypothetical scores, shape (n, 4, attr_window)."""
+	from cherimoya.interpret.attribution import n_predictions, saturation_mutagenesis
+
+	passes = n_predictions(loaded.codes, start=loaded.start, end=loaded.end)
+	say(
+		f"Saturation mutagenesis of {len(loaded.codes):,} loci, {loaded.end - loaded.start:,} bp each: "
+		f"{passes:,} predictions"
+	)
+	return saturation_mutagenesis(
+		loaded.model,
+		loaded.codes,
+		loaded.controls,
+		output="profile" if settings.output == "profile" else "counts",
+		group=settings.group,
+		start=loaded.start,
+		end=loaded.end,
+		batch_size=settings.batch_size,
+		dtype=settings.dtype,
+		verbose=settings.verbose,
+		progress=Progress("attribute", bar=settings.verbose),
+	)
+
+
+def write(loaded: Loaded, scores: "torch.Tensor", settings: Any) -> None:
+	"""Sequences, scores, mask, coordinates and the bigWig, which appear together when all are complete."""
+	import numpy as np
+	import torch
+
+	from cherimoya.interpret.attribution import projected_contributions
+	from cherimoya.io.genome import one_hot
+	from cherimoya.io.loci import midpoints, write_bed
+	from cherimoya.io.tracks import write_bigwig
+
+	bases = one_hot(loaded.codes[:, loaded.start : loaded.end], dtype=torch.int8)  # (n, W) -> (n, 4, W)
+	chroms = loaded.loci.chroms
+	starts = midpoints(loaded.loci, summits=settings.summits) - settings.in_window // 2 + loaded.start
+	ends = starts + loaded.end - loaded.start
+	paths = attribution_paths(settings)
+	with publish_together(paths) as (ohe_path, attr_path, mask_path, bed_path, bigwig_path):
+		save_arrays(ohe_path, bases.numpy())
+		save_arrays(attr_path, scores.numpy())
+		with open(mask_path, "wb") as file:
+			np.save(file, loaded.mask)
+		write_bed(bed_path, chroms, starts, ends)
+		contributions = projected_contributions(scores, bases)
+		write_bigwig(bigwig_path, loaded.chrom_sizes, chroms, starts, contributions.numpy())
+	say(f"Wrote contributions at {len(loaded.loci):,} loci to {', '.join(paths)}")

@@ -1,0 +1,143 @@
+"""What the commands that use a trained model share: loading, windows that fit it, progress, and publishing files."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cherimoya.errors import InputError
+from cherimoya_cli.utils import say
+
+if TYPE_CHECKING:
+	import torch
+
+	from cherimoya import Cherimoya
+
+
+def model_path(settings: Any) -> str:
+	"""The checkpoint to use: `model`, or the one that ``fit`` writes under the same name."""
+	return settings.model or f"{settings.name}.torch"
+
+
+def load_model(settings: Any, device: "torch.device") -> "Cherimoya":
+	"""The model of the settings on the device; InputError when the window is too short for it."""
+	from cherimoya import Cherimoya
+
+	path = model_path(settings)
+	model = Cherimoya.load(path, device=device)
+	if settings.in_window <= 2 * model.trimming:
+		raise InputError(
+			f"{path}: this model cuts {model.trimming} bp from each side, so an in_window of "
+			f"{settings.in_window} bp leaves nothing; set in_window to more than {2 * model.trimming} "
+			f"({2 * model.trimming + settings.out_window} gives the out_window of {settings.out_window} bp)"
+		)
+	return model
+
+
+def control_tracks(settings: Any, model: "Cherimoya") -> list | None:
+	"""The control tracks to read for the model: those of the settings, or None where zeros stand in for them.
+
+	Raises
+	------
+	InputError
+		When the number of tracks is not the model's.
+	"""
+	from cherimoya.io.tracks import parse_groups
+
+	wanted = model.n_control_tracks
+	if settings.controls is None:
+		if wanted:
+			say(
+				f"{model_path(settings)} was trained with {wanted} control track{'s' * (wanted > 1)}, and controls is null: "
+				"every control value is taken as 0"
+			)
+		return None
+	paths, _ = parse_groups(settings.controls)
+	if len(paths) != wanted:
+		raise InputError(
+			f"{model_path(settings)}: this model takes {wanted} control track{'s' * (wanted != 1)}, and controls lists "
+			f"{len(paths)} ({', '.join(str(path) for path in paths)}); "
+			+ (f"list the {wanted} that it was trained with" if wanted else "set controls to null")
+		)
+	return settings.controls
+
+
+def check_signals(settings: Any, model: "Cherimoya") -> None:
+	"""Refuse bigWig signals that are not as many as the model's channels: it was trained on something else.
+
+	Reads, which a pipeline's file may list, are not counted: they become one track or two.
+	"""
+	from cherimoya.io.tracks import parse_groups
+
+	if settings.signals is None:
+		return
+	paths, _ = parse_groups(settings.signals)
+	if all(str(path).lower().endswith((".bw", ".bigwig")) for path in paths) and len(paths) != model.n_outputs:
+		raise InputError(
+			f"{model_path(settings)}: this model predicts {model.n_outputs} "
+			f"channel{'s' * (model.n_outputs != 1)} (groups of {list(model.signal_groups)}), and signals lists "
+			f"{len(paths)} bigWig file{'s' * (len(paths) != 1)}; list those that it was trained on"
+		)
+
+
+class Progress:
+	"""Says how many predictions there are, how long they will take, and how far they are.
+
+	Called by the library after each batch. On a terminal, with a bar there, only the estimate is printed.
+	"""
+
+	def __init__(self, what: str, *, bar: bool) -> None:
+		self.what = what
+		self.bar = bar and sys.stderr.isatty()
+		self.first: tuple[float, int] | None = None
+		self.said = False
+		self.next_line = 0.0
+
+	def __call__(self, done: int, total: int) -> None:
+		now = time.monotonic()
+		if self.first is None:  # the first batch pays for warming up, so the clock starts after it
+			self.first = (now, done)
+			return
+		seconds, made = now - self.first[0], done - self.first[1]
+		left = seconds / made * (total - done)
+		if not self.said:
+			if seconds < 2 and done < total:
+				return
+			self.said, self.next_line = True, now + 30
+			if done < total:
+				say(f"{self.what}: {made / max(seconds, 1e-9):,.0f} predictions per second, about {_span(left)} to go")
+		elif not self.bar and now >= self.next_line and done < total:
+			self.next_line = now + 30
+			say(f"{self.what}: {done:,} of {total:,} predictions ({done / total:.0%}), about {_span(left)} to go")
+
+
+@contextmanager
+def publish_together(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
+	"""Temporary names beside the final ones, renamed all at once when the block ends well, and removed otherwise."""
+	finals = [Path(path) for path in paths]
+	temporary = [path.with_name(f".{os.getpid()}.{path.name}") for path in finals]
+	try:
+		yield temporary
+		for source, final in zip(temporary, finals, strict=True):
+			os.replace(source, final)
+	finally:
+		for source in temporary:
+			source.unlink(missing_ok=True)
+
+
+def save_arrays(path: Path, *args: Any, **arrays: Any) -> None:
+	"""Write arrays to a compressed .npz under exactly this name."""
+	import numpy as np
+
+	with open(path, "wb") as file:
+		np.savez_compressed(file, *args, **arrays)
+
+
+def _span(seconds: float) -> str:
+	"""A duration in words: "40 s", "12 min", "3.5 h"."""
+	if seconds < 90:
+		return f"{seconds:.0f} s"
+	return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
