@@ -63,11 +63,11 @@ class Problems:
 
 
 class Raw(NamedTuple):
-	"""A JSON as it was read: its content, its name, the dotted keys that ``--set`` wrote."""
+	"""A JSON as it was read: its content, its name, the dotted keys that flags wrote and the flags' names."""
 
 	content: dict[str, Any]
 	source: str
-	overridden: frozenset[str]
+	written: Mapping[str, str]
 
 
 def show(value: Any, width: int = 60) -> str:
@@ -146,9 +146,9 @@ def parse_json(text: str, source: str) -> dict[str, Any]:
 	return result
 
 
-def _apply_overrides(content: dict[str, Any], overrides: Iterable[str], problems: Problems) -> frozenset[str]:
+def _apply_overrides(content: dict[str, Any], overrides: Iterable[str], problems: Problems) -> dict[str, str]:
 	"""Write each ``key=value`` of ``--set`` into `content`; the dotted keys that were written."""
-	written = set()
+	written = {}
 	for override in overrides:
 		dotted, equals, text = override.partition("=")
 		dotted = dotted.strip()
@@ -168,8 +168,8 @@ def _apply_overrides(content: dict[str, Any], overrides: Iterable[str], problems
 			target[part] = dict(inner) if isinstance(inner, Mapping) else {}
 			target = target[part]
 		target[parts[-1]] = value
-		written.add(dotted)
-	return frozenset(written)
+		written[dotted] = "--set"
+	return written
 
 
 # Resolving: which value each key takes.
@@ -198,7 +198,7 @@ def _candidates(raw: Raw, key: str, step: str | None, standalone: bool) -> list[
 		values = raw.content.get(section) if section else raw.content
 		if isinstance(values, Mapping) and key in values:
 			dotted = f"{section}.{key}" if section else key
-			found.append(Value(values[key], Origin("--set" if dotted in raw.overridden else kind, dotted)))
+			found.append(Value(values[key], Origin(raw.written.get(dotted, kind), dotted)))
 	return found
 
 
@@ -294,10 +294,11 @@ def _read_folds(values: dict[str, Value], problems: Problems) -> None:
 def _check_keys(raw: Raw, command: str, problems: Problems) -> list[str]:
 	"""Record unknown keys and sections that are no objects; notices on keys without effect."""
 	notices: dict[str, str] = {}
+	unused: dict[str, list[str]] = {}
 
 	def check(key: str, value: Any, dotted: str, section: str) -> None:
 		if key in UNUSED:
-			notices.setdefault(key, f"{dotted} is not used here: {UNUSED[key]}")
+			unused.setdefault(UNUSED[key], []).append(dotted)
 		elif key not in KNOWN and not (not section and key in LATER):
 			pool = KNOWN if section else KNOWN | LATER.keys()
 			problems.add(dotted, f"unknown key '{dotted}'{nearest(key, pool) or '; remove it'}")
@@ -326,7 +327,7 @@ def _check_keys(raw: Raw, command: str, problems: Problems) -> list[str]:
 		later.append("steps that read motifs")
 	if later and command == "pipeline":
 		notices["later"] = f"these steps do not exist yet, and their settings are passed over: {', '.join(later)}"
-	return list(notices.values())
+	return [f"{', '.join(keys)}: not used here; {reason}" for reason, keys in unused.items()] + list(notices.values())
 
 
 def _notice_unread(step: str, model: type[Settings], section: str, key: str, notices: dict[str, str]) -> None:
@@ -421,7 +422,12 @@ def _check_required(settings: Settings, problems: Problems) -> None:
 
 
 def load(
-	command: str, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, check_files: bool = False
+	command: str,
+	source: str | Path | Mapping[str, Any],
+	overrides: Iterable[str] = (),
+	*,
+	flags: Mapping[str, Any] | None = None,
+	check_files: bool = False,
 ) -> Settings:
 	"""The settings of a command, checked.
 
@@ -437,6 +443,8 @@ def load(
 		A JSON file, or its content.
 	overrides: Iterable[str]
 		Texts ``key=value``, dotted for sections, whose value is JSON or else text. Default is none.
+	flags: Mapping[str, Any] or None
+		Values of keys that flags of their own gave; they beat the JSON and ``--set``. Default is None.
 	check_files: bool
 		Whether to look for missing input files and an output folder that cannot be written too. Default is False.
 
@@ -457,7 +465,11 @@ def load(
 	else:
 		content, name = read_json(source), str(source)
 	problems = Problems(name)
-	raw = Raw(content, name, _apply_overrides(content, overrides, problems))
+	written = _apply_overrides(content, overrides, problems)
+	for key, value in (flags or {}).items():
+		content[key] = value
+		written[key] = "flag"
+	raw = Raw(content, name, written)
 	notices = _check_keys(raw, command, problems)
 	model = SETTINGS[command]
 	step = None if model is PipelineSettings else command

@@ -391,15 +391,20 @@ class ReadKeys(BaseModel):
 	callpeaks_format: str | None = Field(
 		None, min_length=1, description="MACS3's name of the format of the reads (-f); null: found out from the files."
 	)
+	callpeaks_unit: Literal["auto", "cuts", "fragments", "reads"] = Field(
+		"auto",
+		description="What MACS3 piles up: shifted ends, each smoothed over 150 bp (cuts), whole fragments, or single reads. auto: "
+		"cuts if unstranded with a shift, else fragments if fragments or paired_end, else reads.",
+	)
 	callpeaks_gsize: Annotated[str | float | None, Field(union_mode="left_to_right")] = Field(
-		"hs",
+		None,
 		description='Mappable genome size for MACS3 (-g): "hs", "mm", "ce", "dm" or a number; null: the known bases of the FASTA.',
 		json_schema_extra={"expects": '"hs", "mm", "ce", "dm" or a number', "unit": "bp"},
 	)
 	callpeaks_q: float = Field(0.05, gt=0, le=1, description="Largest q-value (false discovery rate) of a peak, for MACS3 (-q).")
 	callpeaks_arguments: list[str] | None = Field(
 		None,
-		description='More arguments for MACS3 callpeak, such as ["--nomodel", "--extsize", "150"]; null: chosen from fragments and shifts.',
+		description='More arguments for MACS3 callpeak, such as ["--nomodel", "--extsize", "200"]; null: none.',
 		json_schema_extra={"expects": "a list of texts"},
 	)
 
@@ -539,6 +544,18 @@ class PreprocessingSettings(ReadKeys, VerboseKeys, Settings):
 	"""Settings of the pipeline's steps from reads to peaks and bigWigs."""
 
 
+class SignalsSettings(ReadKeys, VerboseKeys, ControlKeys, SignalKeys, SequenceKeys, NameKeys, Settings):
+	"""Settings of the pipeline's step that turns reads into bigWigs."""
+
+	required: ClassVar = ("sequences",)
+
+
+class PeaksSettings(SummitKeys, SignalsSettings):
+	"""Settings of the pipeline's step that calls peaks."""
+
+	required: ClassVar = ("sequences", "signals")
+
+
 class ReportSettings(NameKeys, Settings):
 	"""Settings of the HTML report."""
 
@@ -583,6 +600,8 @@ SETTINGS: dict[str, type[Settings]] = {
 	"predict": PredictSettings,
 	"attribute": AttributeSettings,
 	"report": ReportSettings,
+	"peaks": PeaksSettings,
+	"signals": SignalsSettings,
 }
 """The settings of each command that reads a JSON."""
 
@@ -710,6 +729,7 @@ class Row(NamedTuple):
 
 	key: str
 	expects: str
+	required: bool
 	default: Any
 	unit: str
 	help: str
@@ -726,14 +746,16 @@ def describe(model: type[Settings]) -> list[Row]:
 	Returns
 	-------
 	list[Row]
-		Key, accepted values in words, default, unit and help text of each.
+		Key, accepted values in words, whether it must be given, default, unit and help text of each.
 	"""
 	rows = []
 	for key, field in model.model_fields.items():
 		if key not in SECTIONS:
 			extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 			default = field.get_default(call_default_factory=True)
-			rows.append(Row(key, expected(field), default, str(extra.get("unit", "")), field.description or ""))
+			required = key in model.required
+			words = expected(field).removesuffix(", or null") if required else expected(field)
+			rows.append(Row(key, words, required, default, str(extra.get("unit", "")), field.description or ""))
 	return rows
 
 
@@ -822,12 +844,17 @@ def _allow_null(declared: dict[str, Any]) -> None:
 
 
 def load_settings(
-	command: str, source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, check_files: bool = False
+	command: str,
+	source: str | Path | Mapping[str, Any],
+	overrides: Iterable[str] = (),
+	*,
+	flags: Mapping[str, Any] | None = None,
+	check_files: bool = False,
 ) -> Settings:
 	"""The settings of a command, from a JSON file or a dict; see `cherimoya_cli.loading.load`."""
 	from cherimoya_cli.loading import load
 
-	return load(command, source, overrides, check_files=check_files)
+	return load(command, source, overrides, flags=flags, check_files=check_files)
 
 
 def help_tables() -> dict[str, Any]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-_REGION = re.compile(r"^(?P<chrom>[^\s:]+):(?P<start>[\d,]+)-(?P<end>[\d,]+)$")
+_REGION = re.compile(r"^(?P<chrom>.+):(?P<start>\d[\d,]*)-(?P<end>\d[\d,]*)?$")
 
 
 class Place(NamedTuple):
@@ -26,20 +26,24 @@ class Split(NamedTuple):
 
 
 def parse_places(texts: Sequence[str]) -> tuple[list[Place], list[str]]:
-	"""Chromosomes and regions out of their texts, and what is wrong with those that cannot be read."""
+	"""Chromosomes and regions out of their texts, and what is wrong with those that cannot be read.
+
+	The same texts as `cherimoya.io.loci.parse_region` reads, without its import of NumPy.
+	"""
 	places, faults = [], []
-	for text in texts:
-		match = _REGION.match(text.strip())
-		if match:
-			start, end = (int(match[name].replace(",", "") or -1) for name in ("start", "end"))
-			if 0 <= start < end:
+	for text in map(str.strip, texts):
+		match = _REGION.match(text)
+		if not text:
+			faults.append("an empty text names no chromosome; write chr8 or chr22:33,000,000-37,000,000")
+		elif not match:
+			places.append(Place(text, text, 0, math.inf))
+		else:
+			start = int(match["start"].replace(",", ""))
+			end = int(match["end"].replace(",", "")) if match["end"] else math.inf
+			if start < end:
 				places.append(Place(text, match["chrom"], start, end))
 			else:
 				faults.append(f"'{text}' is an empty region; its start must be below its end")
-		elif not text.strip() or ":" in text:
-			faults.append(f"'{text}' is neither a chromosome nor a region; write it like chr22:33,000,000-37,000,000")
-		else:
-			places.append(Place(text, text.strip(), 0, math.inf))
 	return places, faults
 
 
@@ -158,3 +162,8 @@ def split_problems(
 def _some(names: Sequence[str], most: int = 6) -> str:
 	"""The first few names."""
 	return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
+
+
+def suits(parts: Sequence[Sequence[str]], chrom_sizes: Mapping[str, int]) -> bool:
+	"""Whether each part of a split names at least one chromosome of a genome."""
+	return all(any(place.chrom in chrom_sizes for place in parse_places(part)[0]) for part in parts)

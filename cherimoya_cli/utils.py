@@ -70,7 +70,7 @@ def settings_help(command: str, width: int = 110) -> str:
 		lines += [f"keys of {section}:" if section else "keys of the JSON:"]
 		for row in rows:
 			unit = f" {row['unit']}" if row["unit"] and row["default"] is not None else ""
-			lines.append(f"  {row['key']} = {_short(row['default'])}{unit}")
+			lines.append(f"  {row['key']} " + ("(required)" if row["required"] else f"= {_short(row['default'])}{unit}"))
 			text = f"{row['help']} [{row['expects']}]"
 			lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)
 		lines.append("")
@@ -103,12 +103,14 @@ def add_setting_argument(parser: argparse.ArgumentParser, command: str, key: str
 	rows = tables[command][""] if command in tables else tables["pipeline"][f"{command}_parameters"]
 	row = next(row for row in rows if row["key"] == key)
 	text = row["help"]
-	if row["default"] not in (None, False):
+	if row["default"] not in (None, False) and not options.get("required"):
 		text += f" (default {_short(row['default'])}{' ' + row['unit'] if row['unit'] else ''})"
 	parser.add_argument(*flags, dest=key, default=None, help=text.replace("%", "%%"), **options)
 
 
-def settings_from_args(command: str, args: argparse.Namespace) -> "Settings":
+def settings_from_args(
+	command: str, args: argparse.Namespace, *, flags: Mapping[str, Any] | None = None
+) -> "Settings":
 	"""The checked settings of a command, out of its parsed arguments; notices are printed, the output folder is made.
 
 	Parameters
@@ -117,6 +119,8 @@ def settings_from_args(command: str, args: argparse.Namespace) -> "Settings":
 		The command whose settings are wanted.
 	args: argparse.Namespace
 		With ``parameters`` (the JSON's path) and ``overrides`` (texts ``key=value``).
+	flags: Mapping[str, Any] or None
+		Values of keys that flags of the command's own gave; they beat the JSON. Default is None.
 
 	Returns
 	-------
@@ -133,12 +137,13 @@ def settings_from_args(command: str, args: argparse.Namespace) -> "Settings":
 	from cherimoya_cli.settings import load_settings
 
 	source = args.parameters if args.parameters else {}
-	if not args.parameters and not args.overrides:
+	if not args.parameters and not args.overrides and not flags:
 		raise SettingsError(
 			"no settings given; name a JSON with -p FILE ('cherimoya pipeline-json' writes one, --print-defaults shows the keys)"
 		)
-	settings = load_settings(command, source, args.overrides, check_files=True)
-	notices = settings.notices + check_split(settings)
+	settings = load_settings(command, source, args.overrides, flags=flags, check_files=True)
+	# A pipeline compares its splits with the genome in its preflight, together with everything else.
+	notices = settings.notices + ([] if command == "pipeline" else check_split(settings))
 	for notice in notices:
 		warn(f"note: {settings.source}: {notice}")
 	if not getattr(settings, "dry_run", False):
