@@ -13,14 +13,20 @@ class TrainingOptions(BaseModel):
 
 	model_config = ConfigDict(extra="forbid", validate_default=True)
 
-	max_epochs: int = Field(50, ge=1, description="Most passes over the training loci.", json_schema_extra={"unit": "epochs"})
+	max_epochs: int = Field(
+		50, ge=1, description="Most passes over the training loci.", json_schema_extra={"unit": "epochs"}
+	)
 	early_stopping: int | None = Field(
-		15, ge=1, description="Stop after this many epochs without a better score; null: never.", json_schema_extra={"unit": "epochs"}
+		15,
+		ge=1,
+		description="Stop after this many epochs without a better score; null: never.",
+		json_schema_extra={"unit": "epochs"},
 	)
 	min_total_steps: int | None = Field(
 		None,
 		ge=1,
-		description="Raise the number of epochs until at least this many steps are planned, for small data; null: no floor.",
+		description="Raise the number of epochs until at least this many steps are planned, for small data; "
+		"null: no floor.",
 		json_schema_extra={"unit": "steps"},
 	)
 	batch_size: int = Field(64, ge=1, description="Examples a step.", json_schema_extra={"unit": "examples"})
@@ -29,10 +35,17 @@ class TrainingOptions(BaseModel):
 	adam_lr: Rate = Field(0.004, description="Peak learning rate of AdamW (everything else).")
 	adam_wd: Decay = Field(0.2, description="Weight decay of AdamW.")
 	n_warmup_epochs: int = Field(
-		5, ge=0, description="Epochs over which the rates rise from 1 % to their peak.", json_schema_extra={"unit": "epochs"}
+		5,
+		ge=0,
+		description="Epochs over which the rates rise from 1 % to their peak.",
+		json_schema_extra={"unit": "epochs"},
 	)
 	ema_decay: float = Field(
-		0.999, ge=0, lt=1, description="Decay of the average of the weights that is validated and saved; ramped as min(decay, (1 + t) / (10 + t))."
+		0.999,
+		ge=0,
+		lt=1,
+		description="Decay of the average of the weights that is validated and saved; "
+		"ramped as min(decay, (1 + t) / (10 + t)).",
 	)
 	loss_weights: tuple[Decay, Decay] | None = Field(
 		None, description="Fixed weights [profile, count] of the two losses; null: learned during training."
