@@ -131,7 +131,8 @@ def one_hot(codes: "np.ndarray | torch.Tensor", dtype: "torch.dtype | None" = No
 	----------
 	codes: numpy.ndarray or torch.Tensor of uint8, shape=(n, L)
 		A, C, G, T = 0, 1, 2, 3; anything else gives a column of zeros.
-	dtype: torch.dtype, default torch.float32
+	dtype: torch.dtype or None, default None
+		The type of the result; None is torch.float32.
 
 	Returns
 	-------
@@ -238,7 +239,7 @@ class _Blocked:
 					yield zlib.decompress(data, wbits=31)
 				except zlib.error as error:
 					raise InputError(
-						f"{self.path}: the bgzip block at byte {self.starts[i]:,} is broken ({error}); get the file again"
+						f"{self.path}: the bgzip block at byte {self.starts[i]:,} is broken ({error}); get it again"
 					) from None
 
 	def read(self, first: int, last: int) -> bytes:
@@ -297,7 +298,7 @@ def _read_record(file: _Plain | _Blocked, chrom: str, record: Record) -> np.ndar
 		character = chr(data[kept][offset])
 		raise InputError(
 			f"{file.path}: record {chrom!r} holds {character!r} at offset {offset:,}, which is no base "
-			f"({len(bad)} such character(s) in the record); only A, C, G, T and IUPAC letters are allowed: mend the file"
+			f"({len(bad)} such character(s) in the record); only A, C, G, T and IUPAC letters are allowed: mend it"
 		)
 	if len(codes) != record.length:
 		raise InputError(

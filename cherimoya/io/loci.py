@@ -287,7 +287,7 @@ def _parse_row(fields: list[str], place: str, problems: _Problems, *, summits: b
 		problems.add(_NEGATIVE, f"{place}, {chrom}:{first}-{last}")
 	if first >= last:
 		problems.add(_EMPTY_INTERVAL, f"{place}, {chrom}:{first}-{last}")
-	# Without being asked for, the 10th column is taken for a summit in narrowPeak only: in BED12 it means another thing.
+	# Unless asked for, the 10th column is taken for a summit in narrowPeak only: in BED12 it means another thing.
 	known = len(fields) >= 10 if summits else len(fields) == 10
 	offset = int(fields[9]) if known and _is_int(fields[9].strip()) else -1
 	if summits and offset < 0:

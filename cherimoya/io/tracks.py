@@ -239,7 +239,7 @@ def write_bigwig(
 	starts = np.asarray(starts, dtype=np.int64)
 	if values.ndim != 2 or not len(values) == len(chroms) == len(starts):
 		raise ValueError(
-			f"values must have shape (n, W) for n chroms and starts, got {values.shape}, {len(chroms)} and {len(starts)}"
+			f"values must have shape (n, W) with n chroms and starts, got {values.shape}, {len(chroms)}, {len(starts)}"
 		)
 	_check_windows(path, chrom_sizes, chroms, starts, values)
 	with replacing(path) as temporary:
@@ -277,7 +277,7 @@ def _check_windows(
 		raise InputError(join_problems(problems))
 
 
-def _merged(starts: np.ndarray, values: np.ndarray, rows: np.ndarray):  # noqa: ANN202
+def _merged(starts: np.ndarray, values: np.ndarray, rows: np.ndarray):
 	"""Yield (start, mean values as float32) of each stretch of touching windows; `starts` are sorted."""
 	width = values.shape[1]
 	if not len(starts) or not width:

@@ -1,0 +1,174 @@
+"""The loader of training batches: windows around peaks and negatives, mixed by the sampler."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from cherimoya.io.genome import Genome
+from cherimoya.io.sampler import EpochBatchSampler, PeakNegativeSampler, collate
+from cherimoya.io.tracks import Tracks
+from cherimoya.io.windows import Accounting, Windows, extract_windows
+
+
+def PeakGenerator(
+	peaks: Any,
+	negatives: Any,
+	sequences: Any,
+	signals: Any,
+	controls: Any = None,
+	chroms: Sequence[str] | None = None,
+	in_window: int = 2114,
+	out_window: int = 1000,
+	max_jitter: int = 50,
+	negative_ratio: float = 0.1,
+	reverse_complement: bool = True,
+	shuffle: bool = True,
+	min_counts: float | None = None,
+	max_counts: float | None = None,
+	summits: bool = False,
+	exclusion_lists: Any = None,
+	random_state: int | None = None,
+	pin_memory: bool = True,
+	num_workers: int = 1,
+	batch_size: int = 64,
+	verbose: bool = False,
+	*,
+	absolute: bool = False,
+) -> torch.utils.data.DataLoader:
+	"""The DataLoader over a PeakNegativeSampler of the windows around peaks and negatives.
+
+	Each pass over the loader is the next epoch; `loader.batch_sampler.set_epoch(e)` picks one. What it yields does not
+	depend on the number of workers, nor, example by example, on the batch size.
+
+	Parameters
+	----------
+	peaks, negatives: path, list of paths, DataFrame-like, or Loci
+		Loci; negatives may be None when negative_ratio is 0, and are not read then.
+	sequences: path, mapping, or Genome
+		The genome.
+	signals: path, list in groups, or Tracks
+		What is to be predicted, one channel a file.
+	controls: path, list in groups, Tracks, or None
+		Control tracks, read over the input window.
+	chroms: list of str, or None
+		Chromosomes or regions to train on; None takes all.
+	in_window, out_window: int, default 2114 and 1000
+		Widths of the input and of the output, in bp.
+	max_jitter: int, default 50
+		Most shift of a peak's window to either side, in bp.
+	negative_ratio: float, default 0.1
+		Negatives an epoch for each peak.
+	reverse_complement, shuffle: bool, default True
+		See :class:`PeakNegativeSampler`.
+	min_counts, max_counts: float, or None
+		Bounds on the counts of peaks; negatives are not filtered by counts.
+	summits: bool, default False
+		Centre peaks at their summits; negatives always at their middles.
+	exclusion_lists: like peaks, or None
+		Regions whose loci are dropped.
+	random_state: int or None, default None
+		The seed; None draws one.
+	pin_memory: bool, default True
+		Keep batches in page-locked memory when there is a GPU to copy them to.
+	num_workers: int, default 1
+		Processes that gather batches; 0 gathers them in this one.
+	batch_size: int, default 64
+		Examples a batch.
+	verbose: bool, default False
+		Show a progress bar on a terminal while reading.
+	absolute: bool, default False
+		Take the absolute values of negative signals.
+
+	Returns
+	-------
+	torch.utils.data.DataLoader
+		It yields `(X, y, labels)`, or `(X, X_ctl, y, labels)` with controls, and has the attributes `accounting`
+		({"peaks": Accounting, "negatives": Accounting}), `signal_groups`, `control_groups`, `n_control_tracks`,
+		`peak_windows` and `negative_windows` (None when negatives are not read).
+
+	Raises
+	------
+	ValueError
+		An argument is out of range; the message names it.
+	InputError
+		An input cannot be used, or no peak or negative is left.
+	"""
+	for name, value, least in (
+		("negative_ratio", negative_ratio, 0),
+		("max_jitter", max_jitter, 0),
+		("num_workers", num_workers, 0),
+		("batch_size", batch_size, 1),
+	):
+		if not value >= least:
+			raise ValueError(f"{name} must be at least {least}, got {value}")
+	if negative_ratio > 0 and negatives is None:
+		raise ValueError(f"negative_ratio is {negative_ratio}, but negatives is None; give negatives, or set it to 0")
+	shared = {
+		"sequences": Genome(sequences),
+		"signals": Tracks(signals, absolute=absolute),
+		"controls": None if controls is None else Tracks(controls, absolute=absolute),
+		"in_window": in_window,
+		"out_window": out_window,
+		"chroms": chroms,
+		"exclusion_lists": exclusion_lists,
+		"verbose": verbose,
+	}
+	peak_windows = extract_windows(
+		peaks,
+		**shared,
+		max_jitter=max_jitter,
+		min_counts=min_counts,
+		max_counts=max_counts,
+		summits=summits,
+		drop_outliers=True,
+	)
+	negative_windows = extract_windows(negatives, **shared) if negative_ratio > 0 else None
+	sampler = _sampler(
+		peak_windows,
+		negative_windows,
+		negative_ratio=negative_ratio,
+		reverse_complement=reverse_complement,
+		shuffle=shuffle,
+		random_state=random_state,
+	)
+	loader = torch.utils.data.DataLoader(
+		sampler,
+		batch_sampler=EpochBatchSampler(sampler, batch_size),
+		collate_fn=collate,
+		num_workers=num_workers,
+		persistent_workers=num_workers > 0,
+		pin_memory=pin_memory and torch.cuda.is_available(),
+	)
+	loader.accounting = {
+		"peaks": peak_windows.accounting,
+		"negatives": Accounting() if negative_windows is None else negative_windows.accounting,
+	}
+	loader.signal_groups = peak_windows.signal_groups
+	loader.control_groups = peak_windows.control_groups
+	loader.n_control_tracks = sum(peak_windows.control_groups)
+	loader.peak_windows, loader.negative_windows = peak_windows, negative_windows
+	return loader
+
+
+def _sampler(peaks: Windows, negatives: Windows | None, **options: Any) -> PeakNegativeSampler:
+	"""The sampler over windows; the arrays are shared, not copied."""
+
+	def tensor(array: np.ndarray | None) -> torch.Tensor | None:
+		return None if array is None else torch.from_numpy(array)
+
+	return PeakNegativeSampler(
+		tensor(peaks.codes),
+		tensor(peaks.signals),
+		None if negatives is None else tensor(negatives.codes),
+		None if negatives is None else tensor(negatives.signals),
+		tensor(peaks.controls),
+		None if negatives is None else tensor(negatives.controls),
+		in_window=peaks.in_window,
+		out_window=peaks.out_window,
+		max_jitter=peaks.max_jitter,
+		signal_groups=peaks.signal_groups,
+		control_groups=peaks.control_groups or None,
+		**options,
+	)
