@@ -1,0 +1,211 @@
+"""The CPU implementation (`kernels.cpu`) against its definition (`kernels.reference`) in float64."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from cherimoya.cheri import CheriBlock, _cheri_conv_norm_cpu, fused_dilated_conv_norm
+from cherimoya.kernels import cpu, reference
+
+# (N, L, C, d): ones, odd numbers, d = L, d > L, no examples, several chunks
+SHAPES = [
+	(1, 1, 1, 1),
+	(1, 1, 5, 3),
+	(2, 7, 3, 1),
+	(3, 5, 4, 5),
+	(2, 9, 2, 64),
+	(1, 33, 17, 32),
+	(5, 130, 6, 16),
+	(0, 8, 4, 2),
+	(7, 61, 13, 4),
+]
+EPS, SCALE = 1e-3, 0.15
+BLOCK_NAMES = ("x", "conv_weight", "weight1", "weight2")
+
+
+@pytest.fixture(params=["one chunk", "chunks of a few"])
+def chunking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+	"""Everything in one chunk, or as many examples a chunk as there are threads."""
+	monkeypatch.setattr(cpu, "_CHUNK_VALUES", 10**9 if request.param == "one chunk" else 1)
+
+
+@pytest.fixture
+def nan_memory() -> Iterator[None]:
+	"""torch.empty gives NaN, so that reading what nobody wrote shows."""
+	before = torch.are_deterministic_algorithms_enabled()
+	torch.use_deterministic_algorithms(True)
+	yield
+	torch.use_deterministic_algorithms(before)
+
+
+def _inputs(shape: tuple[int, int, int, int], dtype: torch.dtype, expansion: int = 2) -> list[torch.Tensor]:
+	n, length, channels, _ = shape
+	g = torch.Generator().manual_seed(sum(shape))
+	sizes = [(n, length, channels), (3, channels), (expansion * channels, channels), (channels, expansion * channels)]
+	return [torch.randn(s, generator=g, dtype=torch.float64).to(dtype).requires_grad_() for s in sizes]
+
+
+def _error(found: torch.Tensor, expected: torch.Tensor) -> float:
+	"""Relative error ‖found − expected‖ / ‖expected‖; absolute where nothing is expected but zeros."""
+	difference = (found.double() - expected.double()).norm().item()
+	return difference / max(expected.double().norm().item(), 1e-8) if expected.numel() else difference
+
+
+def _compare(shape, dtype, function, oracle, inputs, limit):
+	"""Output and every gradient of function on inputs, against the oracle on the same values in float64."""
+	exact = [t.detach().double().requires_grad_() for t in inputs]
+	expected, found = oracle(*exact), function(*inputs)
+	assert found.dtype == dtype
+	assert found.shape == expected.shape
+	g = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+	gradients = torch.autograd.grad(found, inputs, g)
+	expected_gradients = torch.autograd.grad(expected, exact, g.double())
+	scale = max(e.norm().item() for e in expected_gradients)
+	assert _error(found, expected) <= limit
+	for name, f, e in zip(BLOCK_NAMES, gradients, expected_gradients, strict=False):
+		assert f.shape == e.shape
+		# with one value to an example the gradient is zero up to rounding: measure it against the others
+		tiny = e.norm().item() < 1e-6 * scale or shape[1] * shape[2] == 1
+		assert (f.double() - e).norm().item() <= limit * max(scale, 1) if tiny else _error(f, e) <= limit, name
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_conv_norm_matches_float64(shape, chunking, nan_memory):
+	_compare(
+		shape,
+		torch.float32,
+		lambda x, w: fused_dilated_conv_norm(x, w, shape[3]),
+		lambda x, w: reference.conv_norm(x, w, shape[3]),
+		_inputs(shape, torch.float32)[:2],
+		1e-5,
+	)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_block_matches_float64(shape, chunking, nan_memory):
+	_compare(
+		shape,
+		torch.float32,
+		lambda *a: cpu.Block.apply(*a, shape[3], SCALE, EPS),
+		lambda *a: reference.block(*a, shape[3], SCALE),
+		_inputs(shape, torch.float32, expansion=3),
+		1e-5,
+	)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_block_without_gradients_is_the_same_in_place_and_out_of_place(shape, chunking, nan_memory):
+	x, *weights = (t.detach() for t in _inputs(shape, torch.float32))
+	expected = cpu.Block.apply(x, *weights, shape[3], SCALE, EPS)
+	overwritten = x.clone()
+	cpu.block_forward(overwritten, *weights, shape[3], SCALE, EPS, out=overwritten)
+	assert torch.equal(overwritten, expected)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 1e-2), (torch.float16, 1e-2)], ids=str)
+@pytest.mark.parametrize("shape", [(2, 33, 17, 4), (3, 5, 4, 9)], ids=str)
+def test_conv_norm_in_half_precision(shape, dtype, limit, chunking):
+	_compare(
+		shape,
+		dtype,
+		lambda x, w: fused_dilated_conv_norm(x, w, shape[3]),
+		lambda x, w: reference.conv_norm(x, w, shape[3]),
+		_inputs(shape, dtype)[:2],
+		limit,
+	)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 6, 3, 2), (2, 4, 3, 4), (1, 3, 2, 7)], ids=str)
+def test_gradcheck(shape, chunking):
+	x, w, w1, w2 = _inputs(shape, torch.float64)
+	assert torch.autograd.gradcheck(lambda x, w: fused_dilated_conv_norm(x, w, shape[3]), (x, w))
+	assert torch.autograd.gradcheck(lambda *a: cpu.Block.apply(*a, shape[3], SCALE, EPS), (x, w, w1, w2))
+
+
+@pytest.mark.parametrize("function", [_cheri_conv_norm_cpu, fused_dilated_conv_norm], ids=["reference", "cpu"])
+def test_mean_of_a_hundred_deviations(function):
+	g = torch.Generator().manual_seed(0)
+	x = torch.randn(3, 500, 24, generator=g) + 100
+	w = torch.tensor([[0.0], [1.0], [0.0]]).expand(3, 24).contiguous()
+	expected = reference.conv_norm(x.double(), w.double(), 8)
+	assert abs(x.double().mean() / x.double().std()) > 99
+	assert _error(function(x, w, 8), expected) <= 1e-4
+
+
+def test_layouts_that_are_not_contiguous():
+	g = torch.Generator().manual_seed(0)
+	x, w, w1, w2 = _inputs((3, 20, 6, 4), torch.float32)
+	wide = torch.randn(3, 6, 40, generator=g)
+	strided = wide.transpose(1, 2)[:, ::2].requires_grad_()  # (3, 40, 6) -> (3, 20, 6)
+	plain = strided.detach().contiguous().requires_grad_()
+	for function in (
+		lambda x, w=w: fused_dilated_conv_norm(x, w.t().contiguous().t(), 4),
+		lambda x: cpu.Block.apply(x, w, w1, w2, 4, SCALE, EPS),
+	):
+		found, expected = function(strided), function(plain)
+		torch.testing.assert_close(found, expected, rtol=0, atol=0)
+		# a sum's gradient is one number seen everywhere; a transpose's has other strides
+		for reduce in (torch.sum, lambda t: (t.transpose(1, 2) * wide[..., :20]).sum()):
+			(a,) = torch.autograd.grad(reduce(found), strided, retain_graph=True)
+			(b,) = torch.autograd.grad(reduce(expected), plain, retain_graph=True)
+			torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("needed", range(4), ids=BLOCK_NAMES)
+def test_a_gradient_alone_is_the_one_among_all(needed):
+	inputs = _inputs((3, 20, 6, 4), torch.float32)
+	g = torch.randn(3, 20, 6, generator=torch.Generator().manual_seed(1))
+	every = torch.autograd.grad(cpu.Block.apply(*inputs, 4, SCALE, EPS), inputs, g)
+	alone = [t.detach().requires_grad_(i == needed) for i, t in enumerate(inputs)]
+	(found,) = torch.autograd.grad(cpu.Block.apply(*alone, 4, SCALE, EPS), alone[needed], g)
+	assert torch.equal(found, every[needed])
+	if needed < 2:
+		out = fused_dilated_conv_norm(*alone[:2], 4)
+		assert torch.autograd.grad(out, alone[needed], g)[0].shape == alone[needed].shape
+
+
+def test_what_is_not_needed_is_not_computed(monkeypatch):
+	"""Without a gradient of the taps no sums for them are made, and without one of x or the taps no norm is undone."""
+	calls = []
+	monkeypatch.setattr(cpu, "_TapGradients", lambda *a: calls.append("taps"))
+	monkeypatch.setattr(cpu, "_norm_backward", lambda *a: calls.append("norm"))
+	x, w, w1, w2 = (t.detach() for t in _inputs((3, 20, 6, 4), torch.float32))
+	cpu.Block.apply(x, w, w1.requires_grad_(), w2.requires_grad_(), 4, SCALE, EPS).sum().backward()
+	assert calls == []
+	assert w1.grad is not None
+
+
+def test_a_second_derivative_is_refused():
+	x, w, _, _ = _inputs((2, 6, 3, 2), torch.float64)
+	(g,) = torch.autograd.grad(fused_dilated_conv_norm(x, w, 2).square().sum(), x, create_graph=True)
+	with pytest.raises(RuntimeError, match="differentiate twice"):
+		g.sum().backward()
+
+
+def test_two_runs_agree_bit_for_bit():
+	runs = []
+	for _ in range(2):
+		inputs = _inputs((9, 61, 13, 4), torch.float32)
+		out = cpu.Block.apply(*inputs, 4, SCALE, EPS)
+		runs.append([out, *torch.autograd.grad(out.square().sum(), inputs)])
+	assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+def test_nan_and_infinity_stay_in_their_example(value):
+	x, w, w1, w2 = (t.detach() for t in _inputs((3, 20, 6, 4), torch.float32))
+	x[1, 3, 2] = value
+	for out in (fused_dilated_conv_norm(x, w, 4), cpu.Block.apply(x, w, w1, w2, 4, SCALE, EPS)):
+		assert out[1].isnan().all()
+		assert out[[0, 2]].isfinite().all()
+
+
+def test_the_block_saves_its_input_and_nothing_of_that_size():
+	block = CheriBlock(8, 4)
+	x = torch.randn(3, 50, 8, requires_grad=True)
+	saved: list[torch.Tensor] = []
+	with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+		block(x)
+	large = [t for t in saved if t.numel() >= x.numel()]
+	assert [t.data_ptr() for t in large] == [x.data_ptr()]

@@ -1,0 +1,104 @@
+"""The truth table of which implementation runs, and that blocks follow it."""
+
+import pytest
+import torch
+from torch import nn
+
+from cherimoya.cheri import HAS_TRITON, CheriBlock
+from cherimoya.kernels import cpu
+from cherimoya.kernels.dispatch import Call, block_path, conv_norm_path
+
+F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
+
+CASES = {
+	"cpu float32": (Call("cpu", (F32, F32)), "cpu", "cpu"),
+	"cpu float64": (Call("cpu", (F64, F64)), "cpu", "cpu"),
+	"cpu bfloat16": (Call("cpu", (BF16, BF16)), "cpu", "modules"),
+	"cpu float16": (Call("cpu", (F16, F16)), "cpu", "modules"),
+	"cpu mixed": (Call("cpu", (BF16, F32)), "cpu", "modules"),
+	"cpu wide weights": (Call("cpu", (F32, F64)), "cpu", "modules"),
+	"cpu autocast": (Call("cpu", (F32, F32), autocast=True), "cpu", "modules"),
+	"cpu hooked": (Call("cpu", (F32, F32), plain=False), "cpu", "modules"),
+	"cpu compiling": (Call("cpu", (F32, F32), compiling=True), "reference", "modules"),
+	"cuda": (Call("cuda", (F32, F32)), "reference", "modules"),
+	"cuda bfloat16": (Call("cuda", (BF16, BF16)), "reference", "modules"),
+	"mps": (Call("mps", (F32, F32)), "reference", "modules"),
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_truth_table(case):
+	call, conv_norm, block = CASES[case]
+	assert conv_norm_path(call) == conv_norm
+	assert block_path(call) == block
+
+
+def test_there_is_no_triton_path_to_be_found():
+	assert HAS_TRITON is False
+
+
+def _subclass(block):
+	class Other(nn.Linear):
+		pass
+
+	block.linear2 = Other(16, 8, bias=False)
+
+
+CHANGES = {
+	"hook on activation": lambda b: b.activation.register_forward_hook(lambda *a: None),
+	"pre-hook on linear1": lambda b: b.linear1.register_forward_pre_hook(lambda *a: None),
+	"backward hook on linear2": lambda b: b.linear2.register_full_backward_hook(lambda *a: None),
+	"another activation": lambda b: setattr(b, "activation", nn.ReLU()),
+	"the other GELU": lambda b: setattr(b, "activation", nn.GELU()),
+	"a bias": lambda b: setattr(b, "linear1", nn.Linear(8, 16)),
+	"a subclass": _subclass,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_block_that_was_changed_calls_its_submodules(change, monkeypatch):
+	block, x = CheriBlock(8, 2), torch.randn(2, 10, 8)
+	assert block.path(x) == "cpu"
+	CHANGES[change](block)
+	assert block.path(x) == "modules"
+	monkeypatch.setattr(cpu.Block, "apply", None)
+	y = cpu.ConvNorm.apply(x, block.conv_weight, 2, 1e-3)
+	expected = x + 0.15 * block.linear2(block.activation(block.linear1(y)))
+	torch.testing.assert_close(block(x), expected)
+
+
+def test_both_paths_agree_in_value_and_gradient():
+	block = CheriBlock(8, 2)
+	with torch.no_grad():
+		for p in block.parameters():
+			p.mul_(20)
+	x = torch.randn(3, 11, 8, requires_grad=True)
+	results = []
+	for path in ("cpu", "modules"):
+		if path == "modules":
+			block.activation.register_forward_hook(lambda *a: None)
+		assert block.path(x) == path
+		out = block(x)
+		results.append([out, *torch.autograd.grad(out.square().sum(), [x, *block.parameters()])])
+	for a, b in zip(*results, strict=True):
+		torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_takes_the_modules_and_gives_finite_gradients():
+	block, x = CheriBlock(8, 2), torch.randn(2, 10, 8, requires_grad=True)
+	with torch.autocast("cpu", dtype=torch.bfloat16):
+		assert block.path(x) == "modules"
+		out = block(x)
+	gradients = torch.autograd.grad(out.float().square().sum(), [x, *block.parameters()])
+	assert all(g.isfinite().all() and g.abs().sum() > 0 for g in gradients)
+
+
+def test_in_place_needs_gradients_off():
+	block, x = CheriBlock(8, 2), torch.randn(2, 10, 8)
+	kept = x.clone()
+	expected = block(x, inplace=True)  # gradients are on: x stays
+	assert torch.equal(x, kept)
+	with torch.no_grad():
+		out = block(x, inplace=True)
+	assert out.data_ptr() == x.data_ptr()
+	assert torch.equal(out, expected)
