@@ -1,0 +1,330 @@
+"""What a run left behind, read into plain values. A file that is not there is None; one that cannot be read is an error."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cherimoya.errors import InputError, join_problems
+
+#: The splits that ``evaluate`` measures: their key, and the stem of their files after the run's name.
+SPLIT_STEMS = {"test": ".test", "validation": ""}
+
+#: Accounting's name for a locus that belongs to no chromosome or region of a split.
+NOT_SELECTED = "chromosome not selected"
+
+#: Files of a run in the order of its steps: suffix, and what it holds.
+KNOWN_FILES = (
+	("_peaks.narrowPeak", "peaks called from the reads"),
+	(".bw", "signal, reads per bp"),
+	(".+.bw", "signal of the + strand, reads per bp"),
+	(".-.bw", "signal of the − strand, reads per bp"),
+	(".control.bw", "control signal, reads per bp"),
+	(".control.+.bw", "control signal of the + strand, reads per bp"),
+	(".control.-.bw", "control signal of the − strand, reads per bp"),
+	(".negatives.bed", "GC-matched background loci"),
+	(".torch", "the model (best epoch)"),
+	(".final.torch", "the model at the end of training"),
+	(".log", "training log"),
+	(".detailed.log", "training log with measures of each group"),
+	(".fit.record.json", "record of the training run"),
+	(".performance.tsv", "measures on the validation split"),
+	(".baselines.tsv", "measures of the baselines on the validation split"),
+	(".evaluation.npz", "values per validation locus"),
+	(".test.performance.tsv", "measures on the test split"),
+	(".test.baselines.tsv", "measures of the baselines on the test split"),
+	(".test.evaluation.npz", "values per test locus"),
+	(".predictions.npz", "predictions at the loci"),
+	(".attributions.ohe.npz", "sequences of the attributed windows, one-hot"),
+	(".attributions.attr.npz", "hypothetical contributions"),
+	(".attributions.idxs.npy", "which loci were attributed"),
+	(".attributions.bed", "coordinates of the attributed windows"),
+	(".attributions.bw", "contribution of the base that is there, per bp"),
+)
+
+
+@dataclass(frozen=True)
+class Accounting:
+	"""Loci given, kept, and dropped by reason."""
+
+	given: int
+	kept: int
+	dropped: dict[str, int]
+
+	@property
+	def not_selected(self) -> int:
+		"""Loci that lie outside the split's chromosomes or regions."""
+		return self.dropped.get(NOT_SELECTED, 0)
+
+	@property
+	def lost(self) -> dict[str, int]:
+		"""Loci of the split that were dropped, by reason, without empty reasons."""
+		return {reason: n for reason, n in self.dropped.items() if n and reason != NOT_SELECTED}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+	"""Measures of the model and of the baselines on one split."""
+
+	split: str
+	rows: list[dict[str, float]]
+	baselines: list[dict[str, float]] | None
+	record: dict[str, Any]
+	arrays: dict[str, np.ndarray] | None
+
+	@property
+	def n_loci(self) -> int | None:
+		"""Loci that were measured, None where nothing says how many."""
+		if self.arrays is not None and "observed_counts" in self.arrays:
+			return len(self.arrays["observed_counts"])
+		kept = (
+			self.record.get("accounting", {}).get("kept") if isinstance(self.record.get("accounting"), dict) else None
+		)
+		return kept if isinstance(kept, int) else None
+
+
+@dataclass(frozen=True)
+class Attributions:
+	"""Hypothetical contributions of some loci."""
+
+	one_hot: np.ndarray  # (n, 4, W) int8
+	scores: np.ndarray  # (n, 4, W) float
+	chroms: list[str]
+	starts: np.ndarray  # (n,)
+	settings: dict[str, Any]
+
+	def contributions(self) -> np.ndarray:
+		"""The score of the base that is there at each position, shape (n, W)."""
+		return np.einsum("ncw,ncw->nw", self.scores, self.one_hot, dtype=np.float64)  # (n, 4, W) -> (n, W)
+
+
+class RunFile(NamedTuple):
+	"""One file of the run."""
+
+	name: str
+	content: str
+	size: int
+
+
+@dataclass(frozen=True)
+class Run:
+	"""Everything the report is made from."""
+
+	name: str
+	fit_record: dict[str, Any] | None
+	log: dict[str, np.ndarray] | None
+	evaluations: dict[str, Evaluation]
+	attributions: Attributions | None
+	step_settings: dict[str, dict[str, Any]]
+	step_seconds: dict[str, float]
+	files: list[RunFile]
+	accounting: dict[str, Accounting] = field(default_factory=dict)
+
+	@property
+	def title(self) -> str:
+		"""The run's name without its folder."""
+		return Path(self.name).name
+
+	@property
+	def held_out(self) -> Evaluation | None:
+		"""The evaluation that the verdict rests on: the test split, else the validation split."""
+		return self.evaluations.get("test") or self.evaluations.get("validation")
+
+	@property
+	def signal_groups(self) -> tuple[int, ...]:
+		"""Channels per group, from the record, else one channel per measured group."""
+		groups = (self.fit_record or {}).get("signal_groups")
+		if groups:
+			return tuple(int(g) for g in groups)
+		n = len(self.held_out.rows) if self.held_out else 1
+		return (1,) * max(n, 1)
+
+	@property
+	def group_names(self) -> list[str]:
+		"""A name for each group: its files where the settings tell them, else its number."""
+		groups = self.signal_groups
+		signals = ((self.fit_record or {}).get("settings") or {}).get("signals")
+		signals = [signals] if isinstance(signals, str) else signals
+		if isinstance(signals, list) and len(signals) == len(groups):
+			names = [" and ".join(Path(p).name for p in ([s] if isinstance(s, str) else s)) for s in signals]
+			if len(set(names)) == len(names):
+				return names
+		return [f"group {i}" for i in range(1, len(groups) + 1)]
+
+
+def read_run(name: str) -> Run:
+	"""Read the outputs of the run whose file prefix is ``name``.
+
+	Raises
+	------
+	InputError
+		If there is nothing to report, or files cannot be read (all of them in one message).
+	"""
+	problems: list[str] = []
+
+	def attempt(read, suffix: str) -> Any:
+		path = Path(name + suffix)
+		if not path.is_file():
+			return None
+		try:
+			return read(path)
+		except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+			remedy = "remove it and run the step that writes it again"
+			problems.append(f"{path}: cannot be read ({_one_line(error)}); {remedy}")
+			return None
+
+	fit_record = attempt(_read_json, ".fit.record.json")
+	log = attempt(_read_log, ".log")
+	evaluations = {}
+	for split, stem in SPLIT_STEMS.items():
+		rows = attempt(_read_table, f"{stem}.performance.tsv")
+		baselines = attempt(_read_table, f"{stem}.baselines.tsv")
+		record = attempt(_read_json, f"{stem}.performance.json") or {}
+		arrays = attempt(_read_arrays, f"{stem}.evaluation.npz")
+		if rows:
+			evaluations[split] = Evaluation(split, rows, baselines or None, record, arrays)
+	attributions = _read_attributions(name, attempt, problems)
+	steps = ("negatives", "fit", "evaluate", "predict", "attribute")
+	step_settings = {step: attempt(_read_json, f".{step}.json") for step in steps}
+	step_seconds = _read_seconds(name, attempt)
+	if problems:
+		raise InputError(join_problems(problems))
+	if fit_record is None and log is None and not evaluations:
+		raise InputError(
+			f"{name}: no {Path(name).name}.fit.record.json, .log or .performance.tsv in {Path(name).parent.resolve()}; "
+			"give the prefix of a run that has been trained or evaluated"
+		)
+	return Run(
+		name=name,
+		fit_record=fit_record,
+		log=log,
+		evaluations=evaluations,
+		attributions=attributions,
+		step_settings={step: settings for step, settings in step_settings.items() if settings},
+		step_seconds=step_seconds,
+		files=_list_files(name),
+		accounting=_read_accounting(fit_record, evaluations),
+	)
+
+
+def _one_line(error: BaseException) -> str:
+	return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+	value = json.loads(path.read_text(encoding="utf-8"))
+	if not isinstance(value, dict):
+		raise ValueError("not a JSON object")
+	return value
+
+
+def _number(text: str) -> float:
+	return math.nan if text.strip() in ("", "NA", "None") else float(text)
+
+
+def _read_table(path: Path) -> list[dict[str, float]]:
+	"""The numeric columns of a tab-separated table, one dict per row."""
+	with path.open(encoding="utf-8", newline="") as file:
+		rows = list(csv.DictReader(file, delimiter="\t"))
+	if any(None in row or None in row.values() for row in rows):
+		raise ValueError("rows of different lengths")
+	return [
+		{key: _number(value) for key, value in row.items() if key not in ("group", "name", "split")} for row in rows
+	]
+
+
+def _read_log(path: Path) -> dict[str, np.ndarray]:
+	"""The columns of a training log; ``Saved?`` as booleans. A last line cut short by a kill is left out."""
+	with path.open(encoding="utf-8", newline="") as file:
+		lines = [line.rstrip("\n").split("\t") for line in file if line.strip()]
+	if not lines:
+		raise ValueError("empty")
+	header, rows = lines[0], [line for line in lines[1:] if len(line) == len(lines[0])]
+	columns: dict[str, np.ndarray] = {}
+	for i, key in enumerate(header):
+		texts = [row[i] for row in rows]
+		saved = key == "Saved?"
+		columns[key] = np.array(
+			[t.strip() in ("True", "1", "yes") for t in texts] if saved else [_number(t) for t in texts]
+		)
+	return columns
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+	with np.load(path, allow_pickle=False) as archive:
+		return {key: archive[key] for key in archive.files}
+
+
+def _read_attributions(name: str, attempt, problems: list[str]) -> Attributions | None:
+	one_hot = attempt(_read_arrays, ".attributions.ohe.npz")
+	scores = attempt(_read_arrays, ".attributions.attr.npz")
+	windows = attempt(_read_bed, ".attributions.bed")
+	if one_hot is None or scores is None or windows is None:
+		return None
+	X, attr = one_hot.get("arr_0"), scores.get("arr_0")
+	if X is None or attr is None or X.shape != attr.shape or len(X) != len(windows):
+		problems.append(
+			f"{name}.attributions.*: the sequences, the scores and the coordinates do not fit together "
+			"(different numbers of loci or widths); run attribute again"
+		)
+		return None
+	starts = np.array([start for _, start in windows], dtype=np.int64)
+	settings = attempt(_read_json, ".attribute.json") or {}
+	return Attributions(X, attr, [chrom for chrom, _ in windows], starts, settings)
+
+
+def _read_bed(path: Path) -> list[tuple[str, int]]:
+	rows = []
+	for line in path.read_text(encoding="utf-8").splitlines():
+		if line.strip():
+			fields = line.split("\t")
+			rows.append((fields[0], int(fields[1])))
+	return rows
+
+
+def _read_seconds(name: str, attempt) -> dict[str, float]:
+	"""Seconds of each finished step of a pipeline, in the order in which they were finished."""
+	seconds = {}
+	folder, stem = Path(name).parent, Path(name).name
+	paths = sorted(folder.glob(f"{_glob_escape(stem)}.*.done.json")) if folder.is_dir() else []
+	for path in paths:
+		step = path.name[len(stem) + 1 : -len(".done.json")]
+		record = attempt(_read_json, f".{step}.done.json") or {}
+		if step != "report" and isinstance(record.get("seconds"), int | float):
+			seconds[step] = float(record["seconds"])
+	order = ("peaks", "signals", "bigwigs", "controls", "negatives", "fit", "evaluate", "predict", "attribute")
+	return dict(sorted(seconds.items(), key=lambda item: (order.index(item[0]) if item[0] in order else 99, item[0])))
+
+
+def _glob_escape(text: str) -> str:
+	return "".join(f"[{c}]" if c in "*?[" else c for c in text)
+
+
+def _list_files(name: str) -> list[RunFile]:
+	known = [(Path(name + suffix), content) for suffix, content in KNOWN_FILES]
+	folder, stem = Path(name).parent, Path(name).name
+	predictions = sorted(folder.glob(f"{_glob_escape(stem)}.predictions*.bw")) if folder.is_dir() else []
+	known += [(path, "expected reads per bp") for path in predictions]
+	return [RunFile(path.name, content, path.stat().st_size) for path, content in known if path.is_file()]
+
+
+def _read_accounting(fit_record: dict[str, Any] | None, evaluations: dict[str, Evaluation]) -> dict[str, Accounting]:
+	"""Accounting of each split, from the training record, else from the record of an evaluation."""
+	found: dict[str, Any] = dict((fit_record or {}).get("accounting") or {})
+	for split, evaluation in evaluations.items():
+		found.setdefault(split, evaluation.record.get("accounting"))
+	accounting = {}
+	for split, value in found.items():
+		if isinstance(value, dict) and isinstance(value.get("peaks"), dict):
+			value = value["peaks"]
+		if isinstance(value, dict) and {"given", "kept", "dropped"} <= set(value):
+			dropped = {str(reason): int(n) for reason, n in value["dropped"].items()}
+			accounting[split] = Accounting(int(value["given"]), int(value["kept"]), dropped)
+	return accounting
