@@ -2,13 +2,14 @@
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cherimoya.errors import InputError
+from cherimoya.errors import CherimoyaError, InputError, SettingsError, join_problems
 from cherimoya_cli.utils import say
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def control_tracks(settings: Any, model: "Cherimoya") -> list | None:
 	if settings.controls is None:
 		if wanted:
 			say(
-				f"{model_path(settings)} was trained with {wanted} control track{'s' * (wanted > 1)}, and controls is null: "
-				"every control value is taken as 0"
+				f"{model_path(settings)} was trained with {wanted} control track{'s' * (wanted > 1)}, and controls is "
+				"null: every control value is taken as 0"
 			)
 		return None
 	paths, _ = parse_groups(settings.controls)
@@ -83,20 +84,31 @@ def check_signals(settings: Any, model: "Cherimoya") -> None:
 		)
 
 
+def check_finite(values: "torch.Tensor", what: str, settings: Any) -> None:
+	"""InputError when some of the values that a model gave are NaN or infinite."""
+	broken = int((~values.isfinite()).reshape(len(values), -1).any(dim=1).sum())
+	if broken:
+		raise InputError(
+			f"{model_path(settings)}: the {what} of {broken:,} of {len(values):,} loci are not finite numbers; the "
+			f"model may be broken, or dtype {settings.dtype} too narrow for it (float32 is the widest)"
+		)
+
+
 class Progress:
 	"""Says how many predictions there are, how long they will take, and how far they are.
 
-	Called by the library after each batch. On a terminal, with a bar there, only the estimate is printed.
+	Called by the library after each batch. On a terminal, where the library shows a bar, only the estimate is printed.
 	"""
 
-	def __init__(self, what: str, *, bar: bool) -> None:
+	def __init__(self, what: str) -> None:
 		self.what = what
-		self.bar = bar and sys.stderr.isatty()
+		self.bar = sys.stderr.isatty()
 		self.first: tuple[float, int] | None = None
 		self.said = False
 		self.next_line = 0.0
 
 	def __call__(self, done: int, total: int) -> None:
+		"""Note that `done` of `total` predictions are made; print what there is to say."""
 		now = time.monotonic()
 		if self.first is None:  # the first batch pays for warming up, so the clock starts after it
 			self.first = (now, done)
@@ -114,15 +126,45 @@ class Progress:
 			say(f"{self.what}: {done:,} of {total:,} predictions ({done / total:.0%}), about {_span(left)} to go")
 
 
+def check_outputs(settings: Any, paths: Sequence[str]) -> None:
+	"""Make the folders of the outputs; refuse, before any work, names used twice and folders that cannot be written."""
+	twice = sorted({path for path in paths if list(paths).count(path) > 1})
+	if twice:
+		raise SettingsError(f"{settings.source}: {', '.join(twice)}: two outputs have this name; give each its own")
+	problems = []
+	for folder in dict.fromkeys(Path(path).parent for path in paths):
+		try:
+			folder.mkdir(parents=True, exist_ok=True)
+			with tempfile.TemporaryFile(dir=folder):
+				pass
+		except OSError as error:
+			problems.append(f"{folder}: cannot be written ({error.strerror}); choose another folder for the results")
+	if problems:
+		raise InputError(join_problems(problems))
+
+
 @contextmanager
 def publish_together(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
-	"""Temporary names beside the final ones, renamed all at once when the block ends well, and removed otherwise."""
+	"""Temporary names beside the final ones, renamed all at once when the block ends well, and removed otherwise.
+
+	Raises
+	------
+	InputError
+		When the operating system refuses a file: the disk is full, say.
+	"""
 	finals = [Path(path) for path in paths]
 	temporary = [path.with_name(f".{os.getpid()}.{path.name}") for path in finals]
 	try:
 		yield temporary
 		for source, final in zip(temporary, finals, strict=True):
 			os.replace(source, final)
+	except OSError as error:
+		if isinstance(error, CherimoyaError):
+			raise
+		raise InputError(
+			f"{finals[0].parent}: the results cannot be written ({error.strerror or error}); make room there, or "
+			"choose another folder in name"
+		) from error
 	finally:
 		for source in temporary:
 			source.unlink(missing_ok=True)

@@ -189,7 +189,7 @@ def _substitute_all(
 	batch_size: int,
 	advance: Callable[[int], None],
 ) -> torch.Tensor:
-	"""f of every base at every position of [start, end), shape (m, 4, end - start), on the CPU."""
+	"""The outputs with every base at every position of [start, end), shape (m, 4, end - start), on the CPU."""
 	X, X_ctl = block
 	m, window = len(X), X[:, :, start:end].cpu()  # (m, 4, end - start)
 	edits = (window == 0).nonzero()  # (n_edits, 3): sequence, base, position within the window

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cherimoya.errors import SettingsError
 from cherimoya_cli.inference import (
 	Progress,
+	check_finite,
+	check_outputs,
 	check_signals,
 	control_tracks,
 	load_model,
 	publish_together,
 	save_arrays,
 )
-from cherimoya_cli.utils import check_inputs, resolve_device, say, settings_from_args
+from cherimoya_cli.utils import resolve_device, say, settings_from_args
 
 if TYPE_CHECKING:
 	from collections.abc import Mapping
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 	import numpy as np
 	import torch
 
-	from cherimoya.io.loci import Loci
+	from cherimoya.io.windows import Windows
 
 
 class Loaded(NamedTuple):
@@ -30,10 +32,7 @@ class Loaded(NamedTuple):
 	----------
 	model: torch.nn.Module
 		Zeros stand in for missing controls.
-	codes: numpy.ndarray of uint8, shape=(n, in_window)
-		Bases of the loci to score.
-	controls: numpy.ndarray or None, shape=(n, tracks, in_window)
-	loci: Loci
+	windows: Windows
 		The n loci to score.
 	mask: numpy.ndarray of bool, shape=(n_given,)
 		Which of all loci given those are.
@@ -43,9 +42,7 @@ class Loaded(NamedTuple):
 	"""
 
 	model: "torch.nn.Module"
-	codes: "np.ndarray"
-	controls: "np.ndarray | None"
-	loci: "Loci"
+	windows: "Windows"
 	mask: "np.ndarray"
 	start: int
 	end: int
@@ -67,8 +64,8 @@ def attribution_paths(settings: Any) -> list[str]:
 def run(args: argparse.Namespace) -> int:
 	"""Load a model and windows, score every base, write; returns the exit code."""
 	settings = settings_from_args("attribute", args)
-	check_settings(settings)
-	check_inputs(settings)
+	check_algorithm(settings)
+	check_outputs(settings, attribution_paths(settings))
 	device = resolve_device(settings.device)
 	loaded = load(settings, device)
 	scores = compute(loaded, settings)
@@ -76,17 +73,12 @@ def run(args: argparse.Namespace) -> int:
 	return 0
 
 
-def check_settings(settings: Any) -> None:
-	"""Refuse an algorithm that is not there, and a window of scores wider than the input."""
-	if settings.algorithm == "deep_lift_shap":
+def check_algorithm(settings: Any) -> None:
+	"""Refuse an algorithm that is declared for the sake of files of the published package, and is not there."""
+	if settings.algorithm != "saturation_mutagenesis":
 		raise SettingsError(
-			f'{settings.source}: algorithm "deep_lift_shap" is not available yet; set algorithm to '
-			'"saturation_mutagenesis", which is exact and needs no reference sequences'
-		)
-	if settings.attr_window is not None and settings.attr_window > settings.in_window:
-		raise SettingsError(
-			f"{settings.source}: attr_window is {settings.attr_window} bp, wider than the in_window of "
-			f"{settings.in_window} bp; make it smaller, or null for the whole of in_window"
+			f'{settings.source}: algorithm "{settings.algorithm}" is not available yet; set algorithm to '
+			'"saturation_mutagenesis", which needs no reference sequences'
 		)
 
 
@@ -121,31 +113,22 @@ def load(settings: Any, device: "torch.device") -> Loaded:
 	zeros = model.n_control_tracks and controls is None
 	model = ControlWrapper(model) if zeros else model
 
-	rows = np.arange(len(windows))
-	if settings.max_loci is not None and settings.max_loci < len(windows):
-		strength = strengths(model, windows, settings)
-		rows = np.sort(np.argsort(-strength, kind="stable")[: settings.max_loci])
 	mask = windows.mask.copy()
-	mask[np.flatnonzero(mask)] = np.isin(np.arange(len(windows)), rows)
+	if settings.max_loci is not None and settings.max_loci < len(windows):
+		ranking = np.argsort(-strengths(model, windows, settings), kind="stable")
+		rows = np.sort(ranking[: settings.max_loci])
+		mask[np.flatnonzero(mask)[ranking[settings.max_loci :]]] = False
+		windows = windows[rows]
 	width = settings.attr_window or settings.in_window
 	start = settings.in_window // 2 - width // 2  # both windows are [mid - w // 2, mid + (w + 1) // 2)
-	return Loaded(
-		model=model,
-		codes=windows.codes[rows],
-		controls=None if windows.controls is None else windows.controls[rows],
-		loci=windows.loci[rows],
-		mask=mask,
-		start=start,
-		end=start + width,
-		chrom_sizes=genome.chrom_sizes,
-	)
+	return Loaded(model, windows, mask, start, start + width, genome.chrom_sizes)
 
 
-def strengths(model: "torch.nn.Module", windows: Any, settings: Any) -> "np.ndarray":
+def strengths(model: "torch.nn.Module", windows: "Windows", settings: Any) -> "np.ndarray":
 	"""What `max_loci` ranks loci by, shape (n,): observed counts, or predicted ones without signals."""
 	if windows.signals is not None:
 		say(f"Keeping the {settings.max_loci:,} loci with the highest observed counts")
-		return windows.signals.sum(axis=(1, 2), dtype="float64")  # (n, T, out) -> (n,)
+		return windows.counts().sum(axis=1)  # (n, G) -> (n,)
 	from cherimoya.interpret.predict import predict
 
 	say(f"Keeping the {settings.max_loci:,} loci with the highest predicted counts, as no signals are given")
@@ -159,24 +142,24 @@ def compute(loaded: Loaded, settings: Any) -> "torch.Tensor":
 	"""Hypothetical scores, shape (n, 4, attr_window)."""
 	from cherimoya.interpret.attribution import n_predictions, saturation_mutagenesis
 
-	passes = n_predictions(loaded.codes, start=loaded.start, end=loaded.end)
-	say(
-		f"Saturation mutagenesis of {len(loaded.codes):,} loci, {loaded.end - loaded.start:,} bp each: "
-		f"{passes:,} predictions"
-	)
-	return saturation_mutagenesis(
+	windows, start, end = loaded.windows, loaded.start, loaded.end
+	passes = n_predictions(windows.codes, start=start, end=end)
+	say(f"Saturation mutagenesis of {len(windows):,} loci, {end - start:,} bp each: {passes:,} predictions")
+	scores = saturation_mutagenesis(
 		loaded.model,
-		loaded.codes,
-		loaded.controls,
+		windows.codes,
+		windows.controls,
 		output="profile" if settings.output == "profile" else "counts",
 		group=settings.group,
-		start=loaded.start,
-		end=loaded.end,
+		start=start,
+		end=end,
 		batch_size=settings.batch_size,
 		dtype=settings.dtype,
 		verbose=settings.verbose,
-		progress=Progress("attribute", bar=settings.verbose),
+		progress=Progress("attribute") if settings.verbose else None,
 	)
+	check_finite(scores, "contributions", settings)
+	return scores
 
 
 def write(loaded: Loaded, scores: "torch.Tensor", settings: Any) -> None:
@@ -186,20 +169,20 @@ def write(loaded: Loaded, scores: "torch.Tensor", settings: Any) -> None:
 
 	from cherimoya.interpret.attribution import projected_contributions
 	from cherimoya.io.genome import one_hot
-	from cherimoya.io.loci import midpoints, write_bed
+	from cherimoya.io.loci import write_bed
 	from cherimoya.io.tracks import write_bigwig
 
-	bases = one_hot(loaded.codes[:, loaded.start : loaded.end], dtype=torch.int8)  # (n, W) -> (n, 4, W)
-	chroms = loaded.loci.chroms
-	starts = midpoints(loaded.loci, summits=settings.summits) - settings.in_window // 2 + loaded.start
-	ends = starts + loaded.end - loaded.start
+	windows, start, end = loaded.windows, loaded.start, loaded.end
+	bases = one_hot(windows.codes[:, start:end], dtype=torch.int8)  # (n, W) -> (n, 4, end - start)
+	chroms = windows.loci.chroms
+	starts = windows.midpoints - settings.in_window // 2 + start
 	paths = attribution_paths(settings)
 	with publish_together(paths) as (ohe_path, attr_path, mask_path, bed_path, bigwig_path):
 		save_arrays(ohe_path, bases.numpy())
 		save_arrays(attr_path, scores.numpy())
 		with open(mask_path, "wb") as file:
 			np.save(file, loaded.mask)
-		write_bed(bed_path, chroms, starts, ends)
+		write_bed(bed_path, chroms, starts, starts + (end - start))
 		contributions = projected_contributions(scores, bases)
 		write_bigwig(bigwig_path, loaded.chrom_sizes, chroms, starts, contributions.numpy())
-	say(f"Wrote contributions at {len(loaded.loci):,} loci to {', '.join(paths)}")
+	say(f"Wrote contributions at {len(windows):,} loci to {', '.join(paths)}")

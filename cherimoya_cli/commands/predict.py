@@ -8,6 +8,7 @@ from cherimoya.errors import InputError
 from cherimoya.groups import group_slices
 from cherimoya_cli.inference import (
 	Progress,
+	check_finite,
 	check_signals,
 	control_tracks,
 	load_model,
@@ -15,7 +16,7 @@ from cherimoya_cli.inference import (
 	publish_together,
 	save_arrays,
 )
-from cherimoya_cli.utils import check_inputs, resolve_device, say, settings_from_args
+from cherimoya_cli.utils import resolve_device, say, settings_from_args
 
 if TYPE_CHECKING:
 	from collections.abc import Mapping
@@ -52,7 +53,6 @@ def prediction_paths(name: str, signal_groups: Sequence[int]) -> list[str]:
 def run(args: argparse.Namespace) -> int:
 	"""Load a model and windows, predict, write; returns the exit code."""
 	settings = settings_from_args("predict", args)
-	check_inputs(settings)
 	device = resolve_device(settings.device)
 	loaded = load(settings, device)
 	prediction = compute(loaded, settings)
@@ -99,26 +99,27 @@ def compute(loaded: Loaded, settings: Any) -> "Prediction":
 	from cherimoya.interpret.predict import predict
 
 	model, windows, _ = loaded
-	return predict(
+	prediction = predict(
 		model,
 		windows.codes,
 		windows.controls,
 		batch_size=settings.batch_size,
 		dtype=settings.dtype,
 		verbose=settings.verbose,
-		progress=Progress("predict", bar=settings.verbose),
+		progress=Progress("predict") if settings.verbose else None,
 	)
+	check_finite(prediction.log_counts.expm1() + prediction.logits.sum(dim=(1, 2)).unsqueeze(-1), "counts", settings)
+	return prediction
 
 
 def write(loaded: Loaded, prediction: "Prediction", settings: Any) -> None:
 	"""One bigWig per channel and one .npz, which appear together when all are complete."""
 	from cherimoya.interpret.predict import expected_counts
-	from cherimoya.io.loci import midpoints
 	from cherimoya.io.tracks import write_bigwig
 
 	model, windows, chrom_sizes = loaded
 	chroms = windows.loci.chroms
-	starts = midpoints(windows.loci, summits=settings.summits) - settings.out_window // 2
+	starts = windows.midpoints - settings.out_window // 2
 	bigwigs = prediction_paths(settings.name, model.signal_groups)
 	paths = [*bigwigs, f"{settings.name}.predictions.npz"]
 	with publish_together(paths) as temporary:
