@@ -446,7 +446,7 @@ def _measure(path: str, name: str, first: int, end: int, line_ends: np.ndarray, 
 	extra = 2 if crlf else 1
 	if end > first and (not len(line_ends) or line_ends[-1] != end - 1):
 		line_ends = np.append(line_ends, end - 1 + extra)  # the last line has no end of its own
-	widths = np.diff(line_ends, prefix=first - 1) - extra
+	widths = np.diff(line_ends, prepend=first - 1) - extra
 	length = int(widths.sum())
 	if length <= 0:
 		raise InputError(f"{path}: record {name!r} has no bases; the file is truncated, or the record is to be removed")
