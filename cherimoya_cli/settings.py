@@ -66,7 +66,9 @@ class Origin(NamedTuple):
 class Settings(BaseModel):
 	"""Base of every command's settings: strict types, no unknown keys, one attribute per key."""
 
-	model_config = ConfigDict(extra="forbid", strict=True, validate_default=False, allow_inf_nan=False, protected_namespaces=())
+	model_config = ConfigDict(
+		extra="forbid", strict=True, validate_default=False, allow_inf_nan=False, protected_namespaces=()
+	)
 
 	required: ClassVar[tuple[str, ...]] = ()
 	"""Keys without which the command cannot run by itself (a pipeline makes some of them on the way)."""
@@ -320,7 +322,8 @@ class EvaluationKeys(BaseModel):
 	"""What is measured."""
 
 	baselines: bool = Field(
-		True, description="Also measure two baselines fitted on the training loci: GC and CpG content, and the mean profile."
+		True,
+		description="Also measure two baselines fitted on the training loci: GC and CpG content, and the mean profile.",
 	)
 
 
@@ -334,7 +337,9 @@ class AttributionKeys(BaseModel):
 	output: Literal["counts", "logcounts", "profile"] = Field(
 		"counts", description="The prediction that is explained; logcounts is another name of counts."
 	)
-	group: int | None = Field(None, ge=0, description="The group of signals that is explained, from 0; null: all of them.")
+	group: int | None = Field(
+		None, ge=0, description="The group of signals that is explained, from 0; null: all of them."
+	)
 	attr_window: int | None = Field(
 		400,
 		ge=1,
@@ -342,7 +347,10 @@ class AttributionKeys(BaseModel):
 		json_schema_extra={"unit": "bp"},
 	)
 	max_loci: int | None = Field(
-		None, ge=1, description="Keep this many loci, those with the most reads first; null: all.", json_schema_extra={"unit": "loci"}
+		None,
+		ge=1,
+		description="Keep this many loci, those with the most reads first; null: all.",
+		json_schema_extra={"unit": "loci"},
 	)
 	ohe_filename: str | None = Field(
 		None, min_length=1, description="File for the one-hot sequences; null: {name}.attributions.ohe.npz."
@@ -359,11 +367,15 @@ class MatchingKeys(BaseModel):
 	"""How background loci are found."""
 
 	bin_width: float = Field(0.02, gt=0, le=1, description="Width of the bins of GC content that are matched.")
-	max_n_perc: float = Field(0.1, ge=0, le=1, description="Largest fraction of unknown bases (N) in a background locus.")
+	max_n_perc: float = Field(
+		0.1, ge=0, le=1, description="Largest fraction of unknown bases (N) in a background locus."
+	)
 	beta: float = Field(
 		0.5, ge=0, description="A background locus has fewer reads than beta times the 1st percentile of the loci's."
 	)
-	n: int | None = Field(None, ge=1, description="Background loci wanted; null: as many as loci.", json_schema_extra={"unit": "loci"})
+	n: int | None = Field(
+		None, ge=1, description="Background loci wanted; null: as many as loci.", json_schema_extra={"unit": "loci"}
+	)
 	output_filename: str | None = Field(
 		None, min_length=1, description="BED file to write; null: {name}.negatives.bed."
 	)
@@ -374,7 +386,8 @@ class ReadKeys(BaseModel):
 
 	unstranded: bool = Field(False, description="Add both strands into one track; false: a (+, -) pair of tracks.")
 	fragments: bool = Field(
-		False, description="Each line is a fragment whose two ends count (ATAC-seq, DNase-seq); false: a read whose 5' end counts."
+		False,
+		description="Each line is a fragment whose two ends count (ATAC-seq, DNase-seq); false: a read whose 5' end counts.",
 	)
 	paired_end: bool = Field(False, description="Call peaks on the fragments that read pairs span.")
 	pos_shift: int = Field(
@@ -386,7 +399,10 @@ class ReadKeys(BaseModel):
 	scale_factor: float = Field(1.0, gt=0, description="Factor on every count; 1: none.")
 	read_depth: bool = Field(False, description="Divide the counts by the number of reads, before scale_factor.")
 	n_jobs: int | None = Field(
-		None, ge=1, description="Processes that convert reads; null: one per CPU core.", json_schema_extra={"unit": "processes"}
+		None,
+		ge=1,
+		description="Processes that convert reads; null: one per CPU core.",
+		json_schema_extra={"unit": "processes"},
 	)
 	callpeaks_format: str | None = Field(
 		None, min_length=1, description="MACS3's name of the format of the reads (-f); null: found out from the files."
@@ -401,7 +417,9 @@ class ReadKeys(BaseModel):
 		description='Mappable genome size for MACS3 (-g): "hs", "mm", "ce", "dm" or a number; null: the known bases of the FASTA.',
 		json_schema_extra={"expects": '"hs", "mm", "ce", "dm" or a number', "unit": "bp"},
 	)
-	callpeaks_q: float = Field(0.05, gt=0, le=1, description="Largest q-value (false discovery rate) of a peak, for MACS3 (-q).")
+	callpeaks_q: float = Field(
+		0.05, gt=0, le=1, description="Largest q-value (false discovery rate) of a peak, for MACS3 (-q)."
+	)
 	callpeaks_arguments: list[str] | None = Field(
 		None,
 		description='More arguments for MACS3 callpeak, such as ["--nomodel", "--extsize", "200"]; null: none.',
@@ -861,7 +879,11 @@ def help_tables() -> dict[str, Any]:
 	"""What ``COMMAND --help`` shows of the settings: the rows of each command and of each section."""
 
 	def rows(model: type[Settings], keys: Iterable[str] | None = None) -> list[dict[str, Any]]:
-		return [{**row._asdict(), "default": _plain(row.default)} for row in describe(model) if keys is None or row.key in keys]
+		return [
+			{**row._asdict(), "default": _plain(row.default)}
+			for row in describe(model)
+			if keys is None or row.key in keys
+		]
 
 	tables: dict[str, Any] = {command: {"": rows(model)} for command, model in SETTINGS.items()}
 	for key, (_, model) in SECTIONS.items():

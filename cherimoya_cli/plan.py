@@ -1,0 +1,496 @@
+"""A pipeline as a list of steps: what each reads and writes, and whether it is up to date.
+
+A step is up to date when its completion record, ``{name}.{step}.done.json``, holds the same version,
+the same settings (those that change the outcome) and the same content of inputs, and its outputs are
+as it left them. Content decides, not the time of a file: small files are hashed whole, large ones by
+their size and samples, and only when their size or time changed.
+
+Imports neither torch nor numpy, so that a run with nothing to do takes a moment.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cherimoya_cli.peaks import peaks_path
+from cherimoya_cli.reads import is_reads, is_remote, read_groups
+from cherimoya_cli.settings import SETTINGS, TOP_LEVEL, PipelineSettings, Settings, input_files
+from cherimoya_cli.signals import signal_paths
+
+HASHED_WHOLE = 64 * 2**20
+"""Files up to this many bytes are compared by a hash of all their bytes."""
+SAMPLE = 2**20
+"""Bytes of each sample (start, middle, end) of a larger file."""
+
+INDIFFERENT = frozenset({"verbose", "num_workers", "n_jobs", "device", "skip", "dry_run"})
+"""Settings that change how a step runs, but not what comes out."""
+
+
+@dataclass(frozen=True)
+class Step:
+	"""One step of a pipeline.
+
+	Attributes
+	----------
+	name: str
+		Short name, as in file names: ``"fit"``.
+	title: str
+		What it does, in a few words.
+	section: str
+		The section of the pipeline JSON that holds its settings.
+	settings: dict
+		Its resolved settings, as written to `json_path`.
+	argv: tuple of str
+		The command, as a list of arguments.
+	inputs: tuple of str
+		Files that it needs.
+	optional: tuple of str
+		Files that it uses if they are there.
+	outputs: tuple of str
+		Files that it leaves.
+	prefix: str
+		Start of the names of the run's files.
+	"""
+
+	name: str
+	title: str
+	section: str
+	settings: dict[str, Any]
+	argv: tuple[str, ...]
+	inputs: tuple[str, ...]
+	outputs: tuple[str, ...]
+	prefix: str
+	optional: tuple[str, ...] = ()
+
+	@property
+	def json_path(self) -> Path:
+		"""The step's resolved settings."""
+		return Path(f"{self.prefix}.{self.name}.json")
+
+	@property
+	def record_path(self) -> Path:
+		"""The completion record."""
+		return Path(f"{self.prefix}.{self.name}.done.json")
+
+	@property
+	def log_path(self) -> Path:
+		"""What the step printed."""
+		return Path(f"{self.prefix}.{self.name}.log.txt")
+
+	def matters(self) -> dict[str, Any]:
+		"""The settings that change the outcome."""
+		return {key: value for key, value in self.settings.items() if key not in INDIFFERENT}
+
+	def key_name(self, key: str) -> str:
+		"""How a user writes a key of this step in the pipeline JSON."""
+		return key if key in TOP_LEVEL else f"{self.section}.{key}"
+
+
+class Status(NamedTuple):
+	"""Whether a step has to run, and why (or why not), in words."""
+
+	run: bool
+	why: str
+
+
+# ---- what a file holds ----------------------------------------------------------------------------
+
+
+def identify(path: str | Path) -> dict[str, Any] | None:
+	"""Size, time and hash of a file; None if it is not there; a URL stands for itself."""
+	if is_remote(str(path)):
+		return {"url": str(path)}
+	try:
+		stat = os.stat(path)
+	except OSError:
+		return None
+	return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _hash(path, stat.st_size)}
+
+
+def _hash(path: str | Path, size: int) -> str:
+	"""SHA-256 of all bytes of a small file, or of samples of a large one."""
+	digest = hashlib.sha256()
+	with open(path, "rb") as handle:
+		if size <= HASHED_WHOLE:
+			while block := handle.read(2**22):
+				digest.update(block)
+		else:
+			for offset in (0, size // 2, size - SAMPLE):
+				handle.seek(offset)
+				digest.update(handle.read(SAMPLE))
+	return digest.hexdigest()
+
+
+def unchanged(path: str | Path, known: Mapping[str, Any] | None) -> bool:
+	"""Whether a file holds what it held when it was identified."""
+	if is_remote(str(path)):
+		return known == {"url": str(path)}
+	try:
+		stat = os.stat(path)
+	except OSError:
+		return known is None
+	if known is None or stat.st_size != known.get("size"):
+		return False
+	if stat.st_size > HASHED_WHOLE and stat.st_mtime_ns == known.get("mtime_ns"):
+		return True
+	return _hash(path, stat.st_size) == known.get("sha256")
+
+
+# ---- is a step up to date? ------------------------------------------------------------------------
+
+
+def program_version() -> str:
+	"""The version of this package."""
+	from cherimoya import __version__
+
+	return __version__
+
+
+def fingerprint(settings: Mapping[str, Any], inputs: Mapping[str, Any], program: str) -> str:
+	"""One hash of what decides a step's outcome: settings, contents of inputs, and version."""
+	contents = {path: (known or {}).get("sha256", (known or {}).get("url")) for path, known in inputs.items()}
+	text = json.dumps([settings, contents, program], sort_keys=True)
+	return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_record(step: Step) -> dict[str, Any] | None:
+	"""The completion record of a step; None if there is none that can be read."""
+	try:
+		record = json.loads(step.record_path.read_text(encoding="utf-8"))
+	except (OSError, ValueError):
+		return None
+	keys = {"version", "settings", "inputs", "outputs"}
+	return record if isinstance(record, dict) and keys <= record.keys() else None
+
+
+def examine(step: Step, *, trust: bool = False, program: str | None = None) -> Status:
+	"""Whether a step has to run now, with the files as they are.
+
+	Parameters
+	----------
+	step: Step
+		The step.
+	trust: bool
+		The setting ``skip``: a step whose outputs all exist is not run. Default is False.
+	program: str or None
+		The version to compare with; None for this one.
+
+	Returns
+	-------
+	status: Status
+		``Status(True, "fit_parameters.max_epochs changed from 10 to 20")``, for example.
+	"""
+	missing = [path for path in step.outputs if not Path(path).is_file()]
+	record = read_record(step)
+	if trust and not missing:
+		return Status(False, "its outputs exist, and skip is true")
+	if record is None:
+		return Status(
+			True, "not done yet" if missing else "its outputs are there, but no record says that they are complete"
+		)
+	if missing:
+		return Status(True, f"output missing: {missing[0]}")
+	program = program_version() if program is None else program
+	if record["version"] != program:
+		return Status(True, f"made by version {record['version']}, this is {program}")
+	reasons = changed_settings(step, record["settings"]) + changed_files(step, record)
+	return Status(True, "; ".join(reasons)) if reasons else Status(False, "up to date")
+
+
+def changed_settings(step: Step, before: Mapping[str, Any]) -> list[str]:
+	"""What differs between the settings of a record and those of now, in words."""
+	now = json.loads(json.dumps(step.matters()))
+	reasons = []
+	for key in sorted(now.keys() | before.keys()):
+		if key not in before:
+			reasons.append(f"{step.key_name(key)} is new ({_short(now[key])})")
+		elif key not in now:
+			reasons.append(f"{step.key_name(key)} is gone")
+		elif now[key] != before[key]:
+			reasons.append(f"{step.key_name(key)} changed from {_short(before[key])} to {_short(now[key])}")
+	return reasons
+
+
+def changed_files(step: Step, record: Mapping[str, Any]) -> list[str]:
+	"""Which inputs and outputs are not what they were when the step finished, in words."""
+	reasons = []
+	for path in (*step.inputs, *step.optional):
+		if path not in record["inputs"]:
+			reasons.append(f"input {path} is new")
+		elif not unchanged(path, record["inputs"][path]):
+			reasons.append(f"input {path} changed")
+	for path in step.outputs:
+		if not unchanged(path, record["outputs"].get(path)):
+			reasons.append(f"output {path} was changed since")
+	return reasons
+
+
+def _short(value: Any, width: int = 40) -> str:
+	"""A value as JSON, cut in the middle of what is too long."""
+	text = json.dumps(value)
+	return text if len(text) <= width else f"{text[: width - 10]}…{text[-9:]}"
+
+
+def identify_inputs(step: Step) -> dict[str, Any]:
+	"""The inputs of a step as they are before it runs."""
+	return {path: identify(path) for path in (*step.inputs, *step.optional)}
+
+
+def completion_record(step: Step, inputs: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+	"""The record of a step that has just finished."""
+	program = program_version()
+	return {
+		"step": step.name,
+		"version": program,
+		"fingerprint": fingerprint(step.matters(), inputs, program),
+		"settings": step.matters(),
+		"inputs": dict(inputs),
+		"outputs": {path: identify(path) for path in step.outputs},
+		"seconds": round(seconds, 3),
+		"finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+	}
+
+
+def dependencies(steps: Sequence[Step]) -> dict[str, list[str]]:
+	"""For each step, the earlier steps whose outputs it needs."""
+	made: dict[str, str] = {}
+	result = {}
+	for step in steps:
+		result[step.name] = list(dict.fromkeys(made[path] for path in step.inputs if path in made))
+		made.update(dict.fromkeys(step.outputs, step.name))
+	return result
+
+
+def forecast(steps: Sequence[Step], *, trust: bool = False) -> dict[str, Status]:
+	"""What each step would do if nothing fails: a step after one that runs is looked at again when it is its turn."""
+	statuses: dict[str, Status] = {}
+	made: dict[str, str] = {}
+	for step in steps:
+		status = examine(step, trust=trust)
+		before = dict.fromkeys(
+			made[path] for path in (*step.inputs, *step.optional) if path in made and statuses[made[path]].run
+		)
+		if not status.run and before and not trust:
+			status = Status(True, f"after {', '.join(before)}, unless that leaves its inputs as they are")
+		statuses[step.name] = status
+		made.update(dict.fromkeys(step.outputs, step.name))
+	return statuses
+
+
+# ---- from settings to steps -----------------------------------------------------------------------
+
+
+@dataclass
+class _Draft:
+	"""Paths that steps hand on while the plan is made."""
+
+	settings: PipelineSettings
+	steps: list[Step] = field(default_factory=list)
+
+	def add(
+		self,
+		name: str,
+		title: str,
+		section: str,
+		values: Mapping[str, Any],
+		outputs: Iterable[str],
+		*,
+		argv: Sequence[str] | None = None,
+		inputs: Iterable[str] = (),
+		optional: Iterable[str] = (),
+	) -> None:
+		"""Add a step: its inputs are `inputs` and every file that its settings name."""
+		model = SETTINGS[name]
+		content = json.loads(json.dumps({key: values[key] for key in model.model_fields}))
+		named = (path for _, path in input_files(model.model_validate(content)))
+		prefix = self.settings.name
+		argv = argv or (sys.executable, "-m", "cherimoya_cli", name)
+		self.steps.append(
+			Step(
+				name=name,
+				title=title,
+				section=section,
+				settings=content,
+				argv=(*argv, "-p", f"{prefix}.{name}.json"),
+				inputs=tuple(dict.fromkeys((*inputs, *named))),
+				optional=tuple(dict.fromkeys(optional)),
+				outputs=tuple(dict.fromkeys(outputs)),
+				prefix=prefix,
+			)
+		)
+
+
+def make_plan(settings: PipelineSettings) -> list[Step]:
+	"""The steps of a pipeline, in order, with resolved settings.
+
+	Peaks are called when `loci` is null, reads become bigWigs, negatives are found when null, and a model
+	is trained when `model` is null.
+
+	Parameters
+	----------
+	settings: PipelineSettings
+		The pipeline's settings.
+
+	Returns
+	-------
+	steps: list of Step
+		Those of peaks, signals, negatives, fit, evaluate, predict, attribute and report that this run has.
+	"""
+	draft = _Draft(settings)
+	made = _plan_reads(draft)
+	fit = _filled(settings, "fit", made)
+	if fit["negatives"] is None:
+		_plan_negatives(draft, made)
+		fit = _filled(settings, "fit", made)
+	if settings.model is None:
+		name = fit["name"]
+		made["model"] = f"{name}.torch"
+		suffixes = ("torch", "final.torch", "log", "detailed.log", "fit.record.json")
+		draft.add("fit", "train the model", "fit_parameters", fit, [f"{name}.{suffix}" for suffix in suffixes])
+	evaluate = _filled(settings, "evaluate", made)
+	stems = [evaluate["name"]]
+	if evaluate["chroms"] is None and evaluate["test_chroms"]:
+		stems.append(f"{evaluate['name']}.test")
+	suffixes = ["performance.tsv", "performance.json", "evaluation.npz"] + ["baselines.tsv"] * evaluate["baselines"]
+	outputs = [f"{stem}.{suffix}" for stem in stems for suffix in suffixes]
+	draft.add("evaluate", "measure the model on held-out loci", "evaluate_parameters", evaluate, outputs)
+	predict = _filled(settings, "predict", made)
+	draft.add("predict", "write predictions", "predict_parameters", predict, _prediction_outputs(predict))
+	attribute = _filled(settings, "attribute", made)
+	draft.add(
+		"attribute",
+		"score each base's contribution",
+		"attribute_parameters",
+		attribute,
+		_attribution_outputs(attribute),
+	)
+	_plan_report(draft)
+	return draft.steps
+
+
+def _filled(settings: PipelineSettings, step: str, made: Mapping[str, Any]) -> dict[str, Any]:
+	"""The settings of a step, with what earlier steps make in place of null and of reads."""
+	section: Settings = getattr(settings, f"{step}_parameters")
+	values = section.model_dump(mode="json")
+	for key in ("loci", "negatives", "model"):
+		if key in values and values[key] is None:
+			values[key] = made.get(key)
+	for key in ("signals", "controls"):
+		if key in values and values[key] == made.get(f"{key}_given"):
+			values[key] = made[key]
+	return values
+
+
+def has_reads(tracks: Sequence[Any] | None) -> bool:
+	"""Whether a list of signals or controls names reads rather than bigWigs."""
+	return any(is_reads(path) for group in read_groups(tracks) for path in group)
+
+
+def _plan_reads(draft: _Draft) -> dict[str, Any]:
+	"""Add the steps peaks and signals where they are needed; what the later steps get."""
+	settings = draft.settings
+	made: dict[str, Any] = {
+		"signals_given": settings.signals,
+		"signals": settings.signals,
+		"controls_given": settings.controls,
+		"controls": settings.controls,
+		"loci": settings.loci,
+		"negatives": settings.negatives,
+		"model": settings.model,
+	}
+	preprocessing = settings.preprocessing_parameters.model_dump(mode="json")
+	values = {**preprocessing, "name": settings.name, "sequences": settings.sequences}
+	values["summits"] = settings.fit_parameters.summits
+	reads = {key: read_groups(made[key]) if has_reads(made[key]) else [] for key in ("signals", "controls")}
+	if settings.loci is None and settings.fit_parameters.loci is None and reads["signals"]:
+		module = (sys.executable, "-m", "cherimoya_cli.peaks")
+		draft.add(
+			"peaks",
+			"call peaks with MACS3",
+			"preprocessing_parameters",
+			{**values, **{key: groups or None for key, groups in reads.items()}},
+			[peaks_path(settings.name)],
+			argv=module,
+		)
+		made["loci"] = [peaks_path(settings.name)]
+	if any(reads.values()):
+		outputs = []
+		for key, groups in reads.items():
+			if groups:
+				made[key] = signal_paths(
+					settings.name, len(groups), unstranded=values["unstranded"], control=key == "controls"
+				)
+				outputs += [path for group in made[key] for path in group]
+		module = (sys.executable, "-m", "cherimoya_cli.signals")
+		values |= {key: groups or None for key, groups in reads.items()}
+		outputs.append(f"{settings.name}.signals.record.json")
+		draft.add("signals", "turn reads into bigWigs", "preprocessing_parameters", values, outputs, argv=module)
+	return made
+
+
+def _plan_negatives(draft: _Draft, made: dict[str, Any]) -> None:
+	"""Add the step that finds background loci."""
+	values = _filled(draft.settings, "negatives", made)
+	output = values["output_filename"] or f"{values['name']}.negatives.bed"
+	values["output_filename"] = output
+	made["negatives"] = [output]
+	draft.add("negatives", "find background loci of the same GC content", "negatives_parameters", values, [output])
+
+
+def _prediction_outputs(values: Mapping[str, Any]) -> list[str]:
+	"""The files of the step predict."""
+	from cherimoya_cli.commands.predict import prediction_paths
+
+	name = values["name"]
+	groups = [1 if isinstance(group, str) else len(group) for group in values["signals"]]
+	return [*prediction_paths(name, groups), f"{name}.predictions.npz"]
+
+
+def _attribution_outputs(values: Mapping[str, Any]) -> list[str]:
+	"""The files of the step attribute."""
+	name = f"{values['name']}.attributions"
+	return [
+		values["ohe_filename"] or f"{name}.ohe.npz",
+		values["attr_filename"] or f"{name}.attr.npz",
+		values["idx_filename"] or f"{name}.idxs.npy",
+		f"{name}.bed",
+		f"{name}.bw",
+	]
+
+
+def _plan_report(draft: _Draft) -> None:
+	"""Add the report, which needs the evaluation and shows whatever else is there."""
+	values = draft.settings.report_parameters.model_dump(mode="json")
+	needed = [path for step in draft.steps if step.name in ("fit", "evaluate") for path in step.outputs]
+	others = [path for step in draft.steps if step.name not in ("fit", "evaluate") for path in step.outputs]
+	draft.add(
+		"report",
+		"write the report",
+		"report_parameters",
+		values,
+		[f"{values['name']}.report.html"],
+		argv=(sys.executable, "-m", "cherimoya_cli.report"),
+		inputs=needed,
+		optional=others,
+	)
+
+
+def needed_extras(steps: Sequence[Step]) -> list[tuple[str, str, str]]:
+	"""Packages beyond the core that steps need: (package, extra, what for)."""
+	needs = []
+	for step in steps:
+		if step.name == "peaks":
+			needs.append(("MACS3", "pipeline", "calling peaks"))
+		if step.name in ("peaks", "signals"):
+			files = [p for key in ("signals", "controls") for group in step.settings[key] or () for p in group]
+			if any(path.lower().endswith((".bam", ".sam", ".cram")) for path in files):
+				needs.append(("pysam", "pipeline", "reading SAM, BAM and CRAM"))
+		if step.name == "report":
+			needs.append(("matplotlib", "report", "the HTML report"))
+	return list(dict.fromkeys(needs))

@@ -1,0 +1,175 @@
+"""The step that turns reads into bigWigs: ``python -m cherimoya_cli.signals -p NAME.signals.json``.
+
+One conversion for each experiment and one for each control: ``{name}.bw``, or ``{name}.+.bw`` and
+``{name}.-.bw``; with several experiments ``{name}.0.bw``, ``{name}.1.bw``, ...; controls are
+``{name}.control.bw`` and so on. ``{name}.signals.record.json`` says where the reads went.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cherimoya.errors import InputError
+from cherimoya_cli.reads import ReadAccounting, add_counts, count_ends, describe_naming, read_groups
+from cherimoya_cli.utils import say, write_json
+
+if TYPE_CHECKING:
+	import numpy as np
+
+ENTRIES_AT_ONCE = 1_000_000
+"""Positions that are handed to the bigWig writer at a time."""
+
+
+def signal_paths(name: str, n_groups: int, *, unstranded: bool, control: bool = False) -> list[list[str]]:
+	"""The bigWigs of each group of reads.
+
+	Parameters
+	----------
+	name: str
+		Prefix of the run's files.
+	n_groups: int
+		Experiments; with one, its number is left out of the names.
+	unstranded: bool
+		One bigWig a group, rather than one for each strand.
+	control: bool
+		Whether they are controls. Default is False.
+
+	Returns
+	-------
+	paths: list of lists of str
+		``[["x.+.bw", "x.-.bw"]]`` for one stranded experiment named x.
+	"""
+	stem = f"{name}.control" if control else name
+	stems = [stem] if n_groups == 1 else [f"{stem}.{i}" for i in range(n_groups)]
+	return [[f"{s}.bw"] if unstranded else [f"{s}.+.bw", f"{s}.-.bw"] for s in stems]
+
+
+def write_signal(
+	path: str | Path,
+	chrom_sizes: Mapping[str, int],
+	counts: Mapping[str, tuple["np.ndarray", "np.ndarray"]],
+	*,
+	scale: float = 1.0,
+) -> None:
+	"""Write counts at single positions as a bigWig that lists every chromosome of the FASTA.
+
+	Parameters
+	----------
+	path: str or Path
+		The bigWig; it appears under this name only when it is complete.
+	chrom_sizes: dict
+		Chromosomes in the order to write, with their sizes in bp.
+	counts: dict
+		chromosome -> (sorted 0-based positions, counts).
+	scale: float
+		Multiplies each count. Default is 1.
+	"""
+	import numpy as np
+	import pyBigWig
+
+	temporary = f"{path}.{os.getpid()}.tmp"
+	try:
+		handle = pyBigWig.open(temporary, "w")
+		handle.addHeader(list(chrom_sizes.items()))
+		for chrom in chrom_sizes:
+			positions, values = counts.get(chrom, (np.empty(0), np.empty(0)))
+			for i in range(0, len(positions), ENTRIES_AT_ONCE):
+				part = slice(i, i + ENTRIES_AT_ONCE)
+				handle.addEntries(
+					chrom, positions[part].astype(np.int64), values=values[part].astype(np.float64) * scale, span=1
+				)
+		handle.close()
+		os.replace(temporary, path)
+	finally:
+		Path(temporary).unlink(missing_ok=True)
+
+
+def make_signals(settings: Mapping[str, Any]) -> dict[str, Any]:
+	"""Convert every experiment and control of a run; return the record of where the reads went.
+
+	Parameters
+	----------
+	settings: dict
+		name, sequences, signals and controls (reads, grouped as `read_groups` says), unstranded, fragments,
+		pos_shift, neg_shift, scale_factor, read_depth, n_jobs.
+
+	Returns
+	-------
+	record: dict
+		``{"signals": [group, ...], "controls": [...]}``, each group with its files' accounting, its
+		outputs, the ends counted and the scale.
+
+	Raises
+	------
+	InputError
+		A file cannot be used, or nothing of an experiment is left to count.
+	"""
+	from cherimoya.io.genome import Genome
+
+	chrom_sizes = dict(Genome(settings["sequences"]).chrom_sizes)
+	read = partial(
+		count_ends,
+		chrom_sizes=chrom_sizes,
+		stranded=not settings["unstranded"],
+		fragments=settings["fragments"],
+		pos_shift=settings["pos_shift"],
+		neg_shift=settings["neg_shift"],
+		sequences=settings["sequences"],
+	)
+	record: dict[str, Any] = {"signals": [], "controls": []}
+	for kind in record:
+		groups = read_groups(settings[kind])
+		paths = signal_paths(
+			settings["name"], len(groups), unstranded=settings["unstranded"], control=kind == "controls"
+		)
+		for files, outputs in zip(groups, paths, strict=True):
+			counted = _over_files(read, files, n_jobs=settings["n_jobs"])
+			strands = [add_counts(part) for part in zip(*(counts for counts, _ in counted), strict=True)]
+			accountings = [accounting for _, accounting in counted]
+			for accounting in accountings:
+				for line in accounting.lines():
+					say(line)
+			total = int(sum(values.sum() for strand in strands for _, values in strand.values()))
+			if total == 0:
+				raise InputError(_nothing_left(files, accountings, chrom_sizes))
+			scale = settings["scale_factor"] / (total if settings["read_depth"] else 1)
+			for path, counts in zip(outputs, strands, strict=True):
+				write_signal(path, chrom_sizes, counts, scale=scale)
+			say(f"  -> {', '.join(outputs)}: {total:,} ends counted" + (f", each as {scale:g}" if scale != 1 else ""))
+			record[kind].append(
+				{"files": [a.to_dict() for a in accountings], "outputs": outputs, "ends_counted": total, "scale": scale}
+			)
+	return record
+
+
+def _over_files(read: Any, files: Sequence[str], *, n_jobs: int | None) -> list[tuple[Any, ReadAccounting]]:
+	"""Read files one after the other, or several at once."""
+	cores = os.cpu_count() or 1
+	workers = min(n_jobs or cores, len(files), cores)
+	if workers <= 1:
+		return [read(path) for path in files]
+	with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+		return list(pool.map(read, files))
+
+
+def _nothing_left(files: Sequence[str], accountings: Sequence[ReadAccounting], chrom_sizes: Mapping[str, int]) -> str:
+	"""Why an experiment has no ends to count, in words."""
+	unknown = [chrom for accounting in accountings for chrom in accounting.unknown]
+	table = "\n".join(f"  {line}" for accounting in accountings for line in accounting.lines())
+	naming = f"; {describe_naming(unknown, chrom_sizes)}; rename the chromosomes of one of them" if unknown else ""
+	return f"{', '.join(files)}: no read can be counted{naming}\n{table}"
+
+
+def work(settings: dict[str, Any]) -> None:
+	"""Convert, and write the record beside the bigWigs."""
+	write_json(f"{settings['name']}.signals.record.json", make_signals(settings))
+
+
+if __name__ == "__main__":
+	from cherimoya_cli.steps import run_step
+
+	run_step("signals", work)
