@@ -50,6 +50,7 @@ _SCORES = {
 
 _FREEZE_BELOW = 1.0
 _PACE_STEPS, _PACE_SECONDS = 20, 10.0
+_NAMED_EXAMPLES = 8
 
 
 class History(NamedTuple):
@@ -320,7 +321,8 @@ class _Trainer:
 			tensors = [tensor.to(self.device, non_blocking=True) for tensor in batch]
 			losses, labels = self._losses(tensors)
 			if not all(math.isfinite(x) for x in losses.tolist()):
-				raise ToolError(_non_finite_message(loader, epoch, index, self.n_steps, losses.tolist(), batch[-1]))
+				suspects = self._suspects(tensors)
+				raise ToolError(_non_finite_message(loader, epoch, index, self.n_steps, losses.tolist(), suspects))
 			self._step()
 			peaks, n = int((labels == 1).sum()), len(labels)
 			n_peaks, n_examples = n_peaks + peaks, n_examples + n
@@ -348,6 +350,17 @@ class _Trainer:
 		if bool(torch.isfinite(values).all()):
 			self.scaler.scale(loss).backward()
 		return values, labels.cpu()
+
+	@torch.no_grad()
+	def _suspects(self, tensors: list[torch.Tensor]) -> list[int]:
+		"""The examples of a batch that are not finite, or whose predictions are not; all of them if none is."""
+		X, *X_ctl, y, _ = tensors
+		with self.autocast():
+			outputs = self.model(X, *X_ctl)
+		bad = torch.zeros(len(y), dtype=torch.bool)
+		for tensor in (X, *X_ctl, y, *outputs):
+			bad |= ~torch.isfinite(tensor).flatten(1).all(1).cpu()
+		return torch.nonzero(bad).flatten().tolist() or list(range(len(y)))
 
 	def _loss(self, profile: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
 		"""The training loss with the present loss weights."""
@@ -618,18 +631,30 @@ def _cell(value: Any) -> str:
 
 
 def _non_finite_message(
-	loader: Iterable, epoch: int, index: int, step: int, losses: Sequence[float], labels: torch.Tensor
+	loader: Iterable, epoch: int, index: int, step: int, losses: Sequence[float], suspects: Sequence[int]
 ) -> str:
 	"""Where the loss stopped being finite, with what examples, and what to do."""
 	loss, profile, count = losses
 	return (
 		f"the loss is not finite at step {step} (epoch {epoch}, batch {index}): training loss {loss}, profile loss "
-		f"{profile}, count loss {count}; examples: {_describe_batch(loader, epoch, index, len(labels))}. "
-		"The best weights so far are kept. Look for extreme or missing signal at these loci, lower muon_lr and "
-		"adam_lr, or train in float32"
+		f"{profile}, count loss {count}; examples: {_describe(loader, epoch, index, suspects)}. The best weights so "
+		"far are kept. Look for extreme, negative or missing signal there, lower muon_lr and adam_lr, or train in "
+		"float32"
 	)
 
 
-def _describe_batch(loader: Iterable, epoch: int, index: int, n: int) -> str:
-	"""The examples of a batch: where they are in the genome if the loader knows, else their number."""
-	return f"the {n} of this batch"
+def _describe(loader: Iterable, epoch: int, index: int, examples: Sequence[int]) -> str:
+	"""Examples of a batch: their loci if the loader knows its windows, else their places in the batch."""
+	shown, more = examples[:_NAMED_EXAMPLES], len(examples) - _NAMED_EXAMPLES
+	windows = getattr(loader, "peak_windows", None), getattr(loader, "negative_windows", None)
+	if windows[0] is None:
+		names = [f"number {i} of the batch" for i in shown]
+	else:
+		plan = loader.dataset.plan(epoch)
+		names = []
+		for i in shown:
+			place = index * loader.batch_sampler.batch_size + i
+			kind = "peak" if plan.is_peak[place] else "negative"
+			loci, row = windows[0 if plan.is_peak[place] else 1].loci, plan.rows[place]
+			names.append(f"{kind} {loci.chroms[row]}:{loci.starts[row]}-{loci.ends[row]}")
+	return ", ".join(names) + (f" and {more} more" if more > 0 else "")
