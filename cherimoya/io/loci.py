@@ -140,6 +140,13 @@ def read_loci(source: Any, *, summits: bool = False) -> Loci:
 	return loci[0] if len(loci) == 1 else _concatenate(loci)
 
 
+def read_exclusions(source: Any) -> Loci | None:
+	"""The regions of exclusion lists, read like loci; None for None or an empty list."""
+	if source is None or (isinstance(source, (list, tuple)) and not source):
+		return None
+	return read_loci(source)
+
+
 def midpoints(loci: Loci, *, summits: bool = False) -> np.ndarray:
 	"""The middle of each locus, start + (end - start) // 2; with `summits` start + summit.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from cherimoya.errors import InputError
 from cherimoya.io.genome import Genome, one_hot
-from cherimoya.io.loci import Loci, midpoints, overlaps_any, parse_regions, read_loci
+from cherimoya.io.loci import Loci, midpoints, overlaps_any, parse_regions, read_exclusions, read_loci
 from cherimoya.io.tracks import Tracks, group_totals
 
 if TYPE_CHECKING:
@@ -343,9 +343,9 @@ def _place_filters(
 def _excluded(loci: Loci, spans: _Spans, exclusion_lists: Any) -> np.ndarray:
 	"""Whether each locus's widest window overlaps an exclusion region, shape=(n,)."""
 	mask = np.zeros(len(loci), dtype=bool)
-	if exclusion_lists is None or (isinstance(exclusion_lists, (list, tuple)) and not exclusion_lists):
+	exclusions = read_exclusions(exclusion_lists)
+	if exclusions is None:
 		return mask
-	exclusions = read_loci(exclusion_lists)
 	for chrom in set(exclusions.chroms.tolist()):
 		ours, theirs = np.flatnonzero(loci.chroms == chrom), exclusions.chroms == chrom
 		mask[ours] = overlaps_any(
