@@ -250,7 +250,8 @@ def _validate(model: type[Settings], values: dict[str, Value], problems: Problem
 			field, origin = model.model_fields[key], values[key].origin
 			default = field.get_default(call_default_factory=True)
 			hint = f" (default {show(default)})" if default is not None else ""
-			problems.add(origin.key, f"{origin.key} must be {expected(field)}, not {show(given.pop(key))}{hint}")
+			words = expected(field, required=key in model.required)
+			problems.add(origin.key, f"{origin.key} must be {words}, not {show(given.pop(key))}{hint}")
 		return model.model_validate_json(json.dumps(given))
 
 
@@ -363,7 +364,11 @@ def _cross_check(settings: Settings, problems: Problems) -> None:
 				f"{where('min_counts')} ({settings.min_counts:g}) is above {where('max_counts')} "
 				f"({settings.max_counts:g}), so no locus can be kept; lower the one or raise the other",
 			)
-	if both("attr_window", "in_window") and settings.attr_window is not None and settings.attr_window > settings.in_window:
+	if (
+		both("attr_window", "in_window")
+		and settings.attr_window is not None
+		and settings.attr_window > settings.in_window
+	):
 		problems.add(
 			where("attr_window") + " window",
 			f"{where('attr_window')} ({settings.attr_window} bp) is longer than in_window ({settings.in_window} bp); "
@@ -412,8 +417,13 @@ def _check_required(settings: Settings, problems: Problems) -> None:
 		origin = settings.origins[key]
 		if getattr(settings, key) is None and origin.key not in problems:
 			found = "is not given" if origin.kind == "default" else "is null"
-			problems.add(origin.key, f"{key} {found}; name {expected(type(settings).model_fields[key]).removesuffix(', or null')}")
-	if isinstance(settings, FitSettings) and settings.negatives is None and settings.negative_ratio > 0:
+			problems.add(
+				origin.key,
+				f"{key} {found}; name {expected(type(settings).model_fields[key], required=True)}",
+			)
+	if not isinstance(settings, FitSettings) or settings.origins["negative_ratio"].key in problems:
+		return
+	if settings.negatives is None and settings.negative_ratio > 0:
 		problems.add(
 			settings.origins["negatives"].key,
 			f"negatives is null, but negative_ratio is {settings.negative_ratio:g}; make background loci with "

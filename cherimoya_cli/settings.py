@@ -735,11 +735,11 @@ def accepts_null(field: FieldInfo) -> bool:
 	return type(None) in typing.get_args(field.annotation)
 
 
-def expected(field: FieldInfo) -> str:
-	"""What a key accepts, in words: ``"a whole number of at least 1, or null"``."""
+def expected(field: FieldInfo, *, required: bool = False) -> str:
+	"""What a key accepts, in words: ``"a whole number of at least 1, or null"``; no null where the key is required."""
 	extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 	words = extra.get("expects") or " ".join(filter(None, (_words(field.annotation), _bounds(field, field.annotation))))
-	return f"{words}, or null" if accepts_null(field) else str(words)
+	return f"{words}, or null" if accepts_null(field) and not required else str(words)
 
 
 class Row(NamedTuple):
@@ -772,7 +772,7 @@ def describe(model: type[Settings]) -> list[Row]:
 			extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 			default = field.get_default(call_default_factory=True)
 			required = key in model.required
-			words = expected(field).removesuffix(", or null") if required else expected(field)
+			words = expected(field, required=required)
 			rows.append(Row(key, words, required, default, str(extra.get("unit", "")), field.description or ""))
 	return rows
 

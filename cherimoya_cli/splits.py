@@ -145,7 +145,9 @@ def split_problems(
 	absent, notices = [], []
 	for places, name in splits.values():
 		parsed, _ = parse_places(places)
-		missing = [place.text for place in parsed if place.chrom not in chrom_sizes or place.start >= chrom_sizes[place.chrom]]
+		missing = [
+			place.text for place in parsed if place.chrom not in chrom_sizes or place.start >= chrom_sizes[place.chrom]
+		]
 		if missing and len(missing) == len(parsed):
 			absent.append(f"{name} ({_some(missing)})")
 		elif missing:

@@ -70,9 +70,13 @@ def settings_help(command: str, width: int = 110) -> str:
 		lines += [f"keys of {section}:" if section else "keys of the JSON:"]
 		for row in rows:
 			unit = f" {row['unit']}" if row["unit"] and row["default"] is not None else ""
-			lines.append(f"  {row['key']} " + ("(required)" if row["required"] else f"= {_short(row['default'])}{unit}"))
+			lines.append(
+				f"  {row['key']} " + ("(required)" if row["required"] else f"= {_short(row['default'])}{unit}")
+			)
 			text = f"{row['help']} [{row['expects']}]"
-			lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False)
+			lines += textwrap.wrap(
+				text, width, initial_indent=" " * 6, subsequent_indent=" " * 6, break_on_hyphens=False
+			)
 		lines.append("")
 	return "\n".join(lines)
 
@@ -108,9 +112,7 @@ def add_setting_argument(parser: argparse.ArgumentParser, command: str, key: str
 	parser.add_argument(*flags, dest=key, default=None, help=text.replace("%", "%%"), **options)
 
 
-def settings_from_args(
-	command: str, args: argparse.Namespace, *, flags: Mapping[str, Any] | None = None
-) -> "Settings":
+def settings_from_args(command: str, args: argparse.Namespace, *, flags: Mapping[str, Any] | None = None) -> "Settings":
 	"""The checked settings of a command, out of its parsed arguments; notices are printed, the output folder is made.
 
 	Parameters
