@@ -7,6 +7,7 @@ the published releases 0.1.x to 0.3.x are read too; what they leave out is worke
 import contextlib
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ _CONFIG_KEYS = (
 	"profile_kernel_size",
 )
 _REQUIRED_KEYS = ("n_filters", "n_layers")
+# How torch's files start: its zip format, and pickles, its format before 1.6.
+_STARTS = (b"PK\x03\x04", b"\x80")
 _LEARNED_LOSS_WEIGHTS = ("lw0", "lw1")
 
 
@@ -118,9 +121,8 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, 
 	path = Path(path)
 	contents = _read(path)
 	if not isinstance(contents, dict) or not {"config", "state_dict"} <= contents.keys():
-		found = (
-			f"a dictionary of {sorted(map(str, contents))}" if isinstance(contents, dict) else type(contents).__name__
-		)
+		keys = ", ".join(sorted(map(str, contents))) if isinstance(contents, dict) else ""
+		found = f"a dictionary of {keys}" if keys else f"a {type(contents).__name__}"
 		raise InputError(
 			f"{path}: not a Cherimoya checkpoint: it holds {_shorten(found)} instead of 'config' and 'state_dict'; "
 			"give a file written by Cherimoya.save"
@@ -164,20 +166,22 @@ def _read(path: Path) -> Any:
 	if path.is_dir():
 		raise InputError(f"{path}: a folder, not a checkpoint; give the model's .torch file")
 	try:
-		return torch.load(path, map_location="cpu", weights_only=True)
+		with open(path, "rb") as file:
+			start = file.read(4)
+		if not start.startswith(_STARTS):
+			raise ValueError("it starts as neither a zip file nor a pickle")
+		with warnings.catch_warnings():
+			warnings.simplefilter("ignore")  # about pickles that torch did not write, which end in an error here
+			return torch.load(path, map_location="cpu", weights_only=True)
 	except PermissionError as error:
 		raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
 	except pickle.UnpicklingError as error:
-		if "Weights only load failed" in str(error) and ("Unsupported" in str(error) or "GLOBAL" in str(error)):
-			raise InputError(
-				f"{path}: refused, because it holds pickled code, and loading that would run it; "
-				"only files written by Cherimoya.save are read, so load it with the program that wrote it "
-				"and save the model there"
-			) from error
-		raise _unreadable(path, error) from error
-	except (
-		Exception
-	) as error:  # the reader of a damaged file may fail in any way: zip, pickle, index or decoding errors
+		raise InputError(
+			f"{path}: refused, because it holds pickled code or objects, and loading those could run anything; "
+			"only files written by Cherimoya.save are read, so load it with the program that wrote it "
+			"and save the model there"
+		) from error
+	except Exception as error:  # a damaged file may fail in any way: zip, pickle, index or decoding errors
 		raise _unreadable(path, error) from error
 
 

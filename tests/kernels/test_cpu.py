@@ -135,7 +135,7 @@ def test_mean_of_a_hundred_deviations(function):
 
 def test_layouts_that_are_not_contiguous():
 	g = torch.Generator().manual_seed(0)
-	x, w, w1, w2 = _inputs((3, 20, 6, 4), torch.float32)
+	_, w, w1, w2 = _inputs((3, 20, 6, 4), torch.float32)
 	wide = torch.randn(3, 6, 40, generator=g)
 	strided = wide.transpose(1, 2)[:, ::2].requires_grad_()  # (3, 40, 6) -> (3, 20, 6)
 	plain = strided.detach().contiguous().requires_grad_()
