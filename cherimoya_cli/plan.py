@@ -351,24 +351,19 @@ def make_plan(settings: PipelineSettings) -> list[Step]:
 	if settings.model is None:
 		name = fit["name"]
 		made["model"] = f"{name}.torch"
-		suffixes = ("torch", "final.torch", "log", "detailed.log", "fit.record.json")
-		draft.add("fit", "train the model", "fit_parameters", fit, [f"{name}.{suffix}" for suffix in suffixes])
+		draft.add("fit", "train the model", "fit_parameters", fit, step_outputs("fit", fit))
 	evaluate = _filled(settings, "evaluate", made)
-	stems = [evaluate["name"]]
-	if evaluate["chroms"] is None and evaluate["test_chroms"]:
-		stems.append(f"{evaluate['name']}.test")
-	suffixes = ["performance.tsv", "performance.json", "evaluation.npz"] + ["baselines.tsv"] * evaluate["baselines"]
-	outputs = [f"{stem}.{suffix}" for stem in stems for suffix in suffixes]
-	draft.add("evaluate", "measure the model on held-out loci", "evaluate_parameters", evaluate, outputs)
+	title = "measure the model on held-out loci"
+	draft.add("evaluate", title, "evaluate_parameters", evaluate, step_outputs("evaluate", evaluate))
 	predict = _filled(settings, "predict", made)
-	draft.add("predict", "write predictions", "predict_parameters", predict, _prediction_outputs(predict))
+	draft.add("predict", "write predictions", "predict_parameters", predict, step_outputs("predict", predict))
 	attribute = _filled(settings, "attribute", made)
 	draft.add(
 		"attribute",
 		"score each base's contribution",
 		"attribute_parameters",
 		attribute,
-		_attribution_outputs(attribute),
+		step_outputs("attribute", attribute),
 	)
 	_plan_report(draft)
 	return draft.steps
@@ -437,30 +432,56 @@ def _plan_reads(draft: _Draft) -> dict[str, Any]:
 def _plan_negatives(draft: _Draft, made: dict[str, Any]) -> None:
 	"""Add the step that finds background loci."""
 	values = _filled(draft.settings, "negatives", made)
-	output = values["output_filename"] or f"{values['name']}.negatives.bed"
-	values["output_filename"] = output
-	made["negatives"] = [output]
-	draft.add("negatives", "find background loci of the same GC content", "negatives_parameters", values, [output])
+	outputs = step_outputs("negatives", values)
+	values["output_filename"] = outputs[0]
+	made["negatives"] = outputs[:1]
+	title = "find background loci of the same GC content"
+	draft.add("negatives", title, "negatives_parameters", values, outputs)
 
 
-def _prediction_outputs(values: Mapping[str, Any]) -> list[str]:
-	"""The files of the step predict."""
-	from cherimoya_cli.commands.predict import prediction_paths
+def step_outputs(command: str, values: Mapping[str, Any]) -> list[str]:
+	"""The files that a command leaves, from its settings.
 
+	Parameters
+	----------
+	command: str
+		``"negatives"``, ``"fit"``, ``"evaluate"``, ``"predict"`` or ``"attribute"``.
+	values: dict
+		Its resolved settings.
+
+	Returns
+	-------
+	outputs: list of str
+		Their paths. Without signals the channels of predictions are not known, and one is taken.
+	"""
 	name = values["name"]
-	groups = [1 if isinstance(group, str) else len(group) for group in values["signals"]]
-	return [*prediction_paths(name, groups), f"{name}.predictions.npz"]
+	if command == "negatives":
+		output = values["output_filename"] or f"{name}.negatives.bed"
+		return [output, f"{output.removesuffix('.bed')}.record.json"]
+	if command == "fit":
+		own = [f"{name}.{suffix}" for suffix in ("torch", "final.torch", "log", "detailed.log", "fit.record.json")]
+		if not values["evaluate"]:
+			return own
+		measured = {"chroms": None, "baselines": True, **values}
+		return own + step_outputs("evaluate", measured)
+	if command == "evaluate":
+		stems = [name]
+		if values["chroms"] is None and values["test_chroms"]:
+			stems.append(f"{name}.test")
+		suffixes = ["performance.tsv", "performance.json", "evaluation.npz"] + ["baselines.tsv"] * values["baselines"]
+		return [f"{stem}.{suffix}" for stem in stems for suffix in suffixes]
+	if command == "predict":
+		from cherimoya_cli.commands.predict import prediction_paths
 
-
-def _attribution_outputs(values: Mapping[str, Any]) -> list[str]:
-	"""The files of the step attribute."""
-	name = f"{values['name']}.attributions"
+		groups = [1 if isinstance(group, str) else len(group) for group in values["signals"] or [""]]
+		return [*prediction_paths(name, groups), f"{name}.predictions.npz"]
+	stem = f"{name}.attributions"
 	return [
-		values["ohe_filename"] or f"{name}.ohe.npz",
-		values["attr_filename"] or f"{name}.attr.npz",
-		values["idx_filename"] or f"{name}.idxs.npy",
-		f"{name}.bed",
-		f"{name}.bw",
+		values["ohe_filename"] or f"{stem}.ohe.npz",
+		values["attr_filename"] or f"{stem}.attr.npz",
+		values["idx_filename"] or f"{stem}.idxs.npy",
+		f"{stem}.bed",
+		f"{stem}.bw",
 	]
 
 
