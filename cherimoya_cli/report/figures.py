@@ -159,8 +159,8 @@ def training_curve(
 
 	best = validation[saved] if saved is not None else validation[-1]
 	alt = (
-		f"{title} on the validation split over {len(epochs)} epochs: from {validation[0]:.4g} to {validation[-1]:.4g}, "
-		f"{best:.4g} at the epoch that was saved."
+		f"{title} on the validation split over {len(epochs)} epochs: from {validation[0]:.4g} to "
+		f"{validation[-1]:.4g}, {best:.4g} at the epoch that was saved."
 	)
 	return Picture(_draw(paint, PANEL), alt)
 
@@ -341,10 +341,9 @@ def profile(
 		ax.legend(loc="upper right", ncols=2, borderaxespad=0, columnspacing=1.0, handletextpad=0.5)
 
 	measure = f"; profile Pearson {pearson:.2f}" if pearson is not None and np.isfinite(pearson) else ""
-	alt = f"{title}, {label}: {observed.sum():,.0f} reads observed, {predicted.sum():,.0f} predicted in {length:,} bp{measure}."
-	return Picture(
-		_draw(paint, PANEL), alt, f"{label}{measure}. {observed.sum():,.0f} reads, {predicted.sum():,.0f} predicted."
-	)
+	reads = f"{observed.sum():,.0f} reads observed, {predicted.sum():,.0f} predicted"
+	alt = f"{title}, {label}: {reads} in {length:,} bp{measure}."
+	return Picture(_draw(paint, PANEL), alt, f"{label}{measure}. {reads}.")
 
 
 # ---------------------------------------------------------------------------------------------- contributions
@@ -373,6 +372,7 @@ def contribution_logo(
 	Parameters
 	----------
 	one_hot: numpy.ndarray, shape=(4, W)
+		The bases, ACGT; a column of zeros is an N.
 	contributions: numpy.ndarray, shape=(W,)
 		The score of the base that is there.
 	chrom, start: str, int

@@ -1,4 +1,7 @@
-"""What a run left behind, read into plain values. A file that is not there is None; one that cannot be read is an error."""
+"""What a run left behind, read into plain values.
+
+A file that is not there is None; one that cannot be read is an error.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import csv
 import json
 import math
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,10 +88,8 @@ class Evaluation:
 		"""Loci that were measured, None where nothing says how many."""
 		if self.arrays is not None and "observed_counts" in self.arrays:
 			return len(self.arrays["observed_counts"])
-		kept = (
-			self.record.get("accounting", {}).get("kept") if isinstance(self.record.get("accounting"), dict) else None
-		)
-		return kept if isinstance(kept, int) else None
+		n = self.record.get("n_loci")
+		return n if isinstance(n, int) else None
 
 
 @dataclass(frozen=True)
@@ -134,17 +136,19 @@ class Run:
 
 	@property
 	def held_out(self) -> Evaluation | None:
-		"""The evaluation that the verdict rests on: the test split, else the validation split."""
-		return self.evaluations.get("test") or self.evaluations.get("validation")
+		"""The evaluation that the verdict rests on: the test split, else the validation split, else chosen loci."""
+		return next(
+			(self.evaluations[key] for key in ("test", "validation", "chosen") if key in self.evaluations), None
+		)
 
 	@property
 	def signal_groups(self) -> tuple[int, ...]:
-		"""Channels per group, from the record, else one channel per measured group."""
+		"""Channels per group, from the training record or the evaluation, else one channel per measured group."""
 		groups = (self.fit_record or {}).get("signal_groups")
-		if groups:
-			return tuple(int(g) for g in groups)
-		n = len(self.held_out.rows) if self.held_out else 1
-		return (1,) * max(n, 1)
+		held_out = self.held_out
+		if groups is None and held_out is not None:
+			groups = (held_out.arrays or {}).get("signal_groups", (1,) * len(held_out.rows))
+		return tuple(int(g) for g in groups) if groups is not None else (1,)
 
 	@property
 	def group_names(self) -> list[str]:
@@ -169,15 +173,15 @@ def read_run(name: str) -> Run:
 	"""
 	problems: list[str] = []
 
-	def attempt(read, suffix: str) -> Any:
-		path = Path(name + suffix)
-		if not path.is_file():
+	def attempt(read: Callable[[Path], Any], suffix: str, *, path: str | None = None) -> Any:
+		place = Path(path or name + suffix)
+		if not place.is_file():
 			return None
 		try:
-			return read(path)
+			return read(place)
 		except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
 			remedy = "remove it and run the step that writes it again"
-			problems.append(f"{path}: cannot be read ({_one_line(error)}); {remedy}")
+			problems.append(f"{place}: cannot be read ({_one_line(error)}); {remedy}")
 			return None
 
 	fit_record = attempt(_read_json, ".fit.record.json")
@@ -189,6 +193,8 @@ def read_run(name: str) -> Run:
 		record = attempt(_read_json, f"{stem}.performance.json") or {}
 		arrays = attempt(_read_arrays, f"{stem}.evaluation.npz")
 		if rows:
+			# evaluate writes loci that the user chose under the same name as the validation split
+			split = "chosen" if str(record.get("split", "")).lower().startswith("chosen") else split
 			evaluations[split] = Evaluation(split, rows, baselines or None, record, arrays)
 	attributions = _read_attributions(name, attempt, problems)
 	steps = ("negatives", "fit", "evaluate", "predict", "attribute")
@@ -198,10 +204,10 @@ def read_run(name: str) -> Run:
 		raise InputError(join_problems(problems))
 	if fit_record is None and log is None and not evaluations:
 		raise InputError(
-			f"{name}: no {Path(name).name}.fit.record.json, .log or .performance.tsv in {Path(name).parent.resolve()}; "
-			"give the prefix of a run that has been trained or evaluated"
+			f"{name}: no {Path(name).name}.fit.record.json, .log or .performance.tsv in "
+			f"{Path(name).parent.resolve()}; give the prefix of a run that has been trained or evaluated"
 		)
-	return Run(
+	run = Run(
 		name=name,
 		fit_record=fit_record,
 		log=log,
@@ -212,6 +218,25 @@ def read_run(name: str) -> Run:
 		files=_list_files(name),
 		accounting=_read_accounting(fit_record, evaluations),
 	)
+	_check_groups(run)
+	return run
+
+
+def _check_groups(run: Run) -> None:
+	"""InputError unless every evaluation measures the groups that the model has."""
+	groups = run.signal_groups
+	problems = []
+	for split, evaluation in run.evaluations.items():
+		path = f"{run.name}{SPLIT_STEMS.get(split, '')}.performance.tsv"
+		if len(evaluation.rows) != len(groups):
+			problems.append(
+				f"{path}: {len(evaluation.rows)} rows, but the model has {len(groups)} signal groups; run "
+				"evaluate again"
+			)
+		elif evaluation.baselines and len(evaluation.baselines) != len(groups):
+			problems.append(f"{path}: another number of rows than the table of the baselines; run evaluate again")
+	if problems:
+		raise InputError(join_problems(problems))
 
 
 def _one_line(error: BaseException) -> str:
@@ -258,13 +283,14 @@ def _read_log(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-	with np.load(path, allow_pickle=False) as archive:
+	with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
 		return {key: archive[key] for key in archive.files}
 
 
-def _read_attributions(name: str, attempt, problems: list[str]) -> Attributions | None:
-	one_hot = attempt(_read_arrays, ".attributions.ohe.npz")
-	scores = attempt(_read_arrays, ".attributions.attr.npz")
+def _read_attributions(name: str, attempt: Callable[..., Any], problems: list[str]) -> Attributions | None:
+	settings = attempt(_read_json, ".attribute.json") or {}
+	one_hot = attempt(_read_arrays, ".attributions.ohe.npz", path=settings.get("ohe_filename"))
+	scores = attempt(_read_arrays, ".attributions.attr.npz", path=settings.get("attr_filename"))
 	windows = attempt(_read_bed, ".attributions.bed")
 	if one_hot is None or scores is None or windows is None:
 		return None
@@ -276,7 +302,6 @@ def _read_attributions(name: str, attempt, problems: list[str]) -> Attributions 
 		)
 		return None
 	starts = np.array([start for _, start in windows], dtype=np.int64)
-	settings = attempt(_read_json, ".attribute.json") or {}
 	return Attributions(X, attr, [chrom for chrom, _ in windows], starts, settings)
 
 
@@ -289,7 +314,7 @@ def _read_bed(path: Path) -> list[tuple[str, int]]:
 	return rows
 
 
-def _read_seconds(name: str, attempt) -> dict[str, float]:
+def _read_seconds(name: str, attempt: Callable[..., Any]) -> dict[str, float]:
 	"""Seconds of each finished step of a pipeline, in the order in which they were finished."""
 	seconds = {}
 	folder, stem = Path(name).parent, Path(name).name
@@ -299,7 +324,7 @@ def _read_seconds(name: str, attempt) -> dict[str, float]:
 		record = attempt(_read_json, f".{step}.done.json") or {}
 		if step != "report" and isinstance(record.get("seconds"), int | float):
 			seconds[step] = float(record["seconds"])
-	order = ("peaks", "signals", "bigwigs", "controls", "negatives", "fit", "evaluate", "predict", "attribute")
+	order = ("peaks", "signals", "negatives", "fit", "evaluate", "predict", "attribute")
 	return dict(sorted(seconds.items(), key=lambda item: (order.index(item[0]) if item[0] in order else 99, item[0])))
 
 
@@ -319,12 +344,14 @@ def _read_accounting(fit_record: dict[str, Any] | None, evaluations: dict[str, E
 	"""Accounting of each split, from the training record, else from the record of an evaluation."""
 	found: dict[str, Any] = dict((fit_record or {}).get("accounting") or {})
 	for split, evaluation in evaluations.items():
-		found.setdefault(split, evaluation.record.get("accounting"))
-	accounting = {}
-	for split, value in found.items():
-		if isinstance(value, dict) and isinstance(value.get("peaks"), dict):
-			value = value["peaks"]
-		if isinstance(value, dict) and {"given", "kept", "dropped"} <= set(value):
-			dropped = {str(reason): int(n) for reason, n in value["dropped"].items()}
-			accounting[split] = Accounting(int(value["given"]), int(value["kept"]), dropped)
-	return accounting
+		record = evaluation.record.get("accounting") or {}
+		for key, part in ((split, "loci"), (f"{split}_negatives", "negatives")):
+			if found.get(key) is None:
+				found[key] = record.get(part)
+	return {
+		split: Accounting(
+			int(value["given"]), int(value["kept"]), {str(reason): int(n) for reason, n in value["dropped"].items()}
+		)
+		for split, value in found.items()
+		if isinstance(value, dict) and {"given", "kept", "dropped"} <= set(value)
+	}

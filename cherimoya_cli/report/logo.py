@@ -25,9 +25,8 @@ def _glyph(letter: str) -> Path:
 
 	# DejaVu Sans comes with matplotlib, so the letters are the same on every machine
 	outline = TextPath((0, 0), letter, size=1, prop=FontProperties(family="DejaVu Sans", weight="bold"))
-	vertices = np.asarray(outline.vertices)
-	low, high = vertices.min(axis=0), vertices.max(axis=0)
-	return Path((vertices - low) / (high - low), outline.codes)
+	(x0, y0), (x1, y1) = outline.get_extents().get_points()
+	return Path((outline.vertices - (x0, y0)) / (x1 - x0, y1 - y0), outline.codes)
 
 
 def draw_logo(ax: Axes, one_hot: np.ndarray, heights: np.ndarray, *, start: float = 0.0, gap: float = 0.06) -> None:

@@ -56,6 +56,8 @@ SPLIT_NAMES = {
 	"validation_negatives": "Validation background",
 	"test": "Test",
 	"test_negatives": "Test background",
+	"chosen": "Chosen",
+	"chosen_negatives": "Chosen background",
 }
 
 ICONS = {"usable": "✓", "partly": "◐", "unusable": "✕", "unknown": "?"}
@@ -75,7 +77,8 @@ def build_page(run: Run, *, n_logos: int = 4) -> str:
 		("files", "Versions and files", _provenance(run)),
 	]
 	body = "\n".join(
-		f'<section id="{key}" aria-labelledby="{key}-title">\n<h2 id="{key}-title">{escape(title)}</h2>\n{html}\n</section>'
+		f'<section id="{key}" aria-labelledby="{key}-title">\n'
+		f'<h2 id="{key}-title">{escape(title)}</h2>\n{html}\n</section>'
 		for key, title, html in sections
 	)
 	links = "".join(f'<li><a href="#{key}">{escape(title)}</a></li>' for key, title, _ in sections)
@@ -219,9 +222,10 @@ def _header(run: Run) -> str:
 def _verdict(verdict: Verdict) -> str:
 	findings = "".join(f"<li>{escape(text)}</li>" for text in verdict.findings)
 	cautions = "".join(f"<li>{escape(text)}</li>" for text in verdict.cautions)
+	icon = f'<span class="icon" aria-hidden="true">{ICONS[verdict.level]}</span>'
 	parts = [
 		f'<section class="verdict {verdict.level}" id="verdict" aria-labelledby="verdict-title">',
-		f'<h2 id="verdict-title"><span class="icon" aria-hidden="true">{ICONS[verdict.level]}</span>{verdict.title}</h2>',
+		f'<h2 id="verdict-title">{icon}{verdict.title}</h2>',
 		f'<p class="summary">{escape(verdict.summary)}</p>',
 		f'<ul class="findings">{findings}</ul>' if findings else "",
 		f'<h3>Limits</h3><ul class="cautions">{cautions}</ul>' if cautions else "",
@@ -252,7 +256,8 @@ def _tiles(run: Run, verdict: Verdict) -> str:
 		text = "area under ROC; 0.5 is chance" + (", mean of groups" if several else "")
 		tiles.append(("Peaks from background", f"{np.mean(auroc):.2f}", text))
 	if evaluation.n_loci is not None:
-		tiles.append(("Held-out loci", f"{evaluation.n_loci:,}", f"{evaluation.split} split"))
+		title = "Chosen loci" if evaluation.split == "chosen" else "Held-out loci"
+		tiles.append((title, f"{evaluation.n_loci:,}", f"{evaluation.split} split"))
 	inner = "".join(
 		f'<div class="tile"><dt>{escape(label)}</dt><dd><span class="value">{escape(value)}</span> '
 		f'<span class="unit">{escape(text)}</span></dd></div>'
@@ -267,7 +272,7 @@ def _tiles(run: Run, verdict: Verdict) -> str:
 def _performance(run: Run) -> str:
 	if not run.evaluations:
 		return _absent("The model has not been evaluated: there is no performance table. Run evaluate to make one.")
-	splits = [run.evaluations[key] for key in ("test", "validation") if key in run.evaluations]
+	splits = [run.evaluations[key] for key in ("test", "validation", "chosen") if key in run.evaluations]
 	header = ["Measure"]
 	for evaluation in splits:
 		kinds = ("model", "baseline") if evaluation.baselines else ("model",)
@@ -275,18 +280,19 @@ def _performance(run: Run) -> str:
 	html = []
 	for group in range(len(splits[0].rows)):
 		rows = [row for measure in MEASURES if (row := _measure_row(measure, splits, group)) is not None]
-		name = run.group_names[group] if group < len(run.group_names) else f"group {group + 1}"
+		name = run.group_names[group]
 		if len(splits[0].rows) > 1:
 			html.append(f"<h3>{escape(name)}</h3>")
 		html.append(_table(header, rows, label=f"Measures of {name}", css="numbers"))
 	html.append(
 		_note(
-			"The better of model and baseline is bold; ↑ higher is better, ↓ lower is better. Two baselines were fitted on the "
-			"training loci: for profiles, the mean training profile, the same at every locus; for counts, a linear model of "
-			"log(1 + reads) on the GC and CpG content of the sequence. Profile measures are means over loci: JSD is the "
-			"Jensen–Shannon divergence, the loss the multinomial negative log-likelihood. Count measures are on "
-			"log(1 + reads); MSE is the mean squared error. “All loci” are peaks and background together, which the areas "
-			"under the ROC and the precision–recall (PR) curve tell apart by predicted counts."
+			"The better of model and baseline is bold; ↑ higher is better, ↓ lower is better. Two baselines were "
+			"fitted on the training loci: for profiles, the mean training profile, the same at every locus; for "
+			"counts, a linear model of log(1 + reads) on the GC and CpG content of the sequence. Profile "
+			"measures are means over loci: JSD is the Jensen–Shannon divergence, the loss the multinomial "
+			"negative log-likelihood. Count measures are on log(1 + reads); MSE is the mean squared error. “All "
+			"loci” are peaks and background together, which the areas under the ROC and the precision–recall "
+			"(PR) curve tell apart by predicted counts."
 		)
 	)
 	missing = [evaluation.split for evaluation in splits if not evaluation.baselines]
@@ -304,9 +310,9 @@ def _performance(run: Run) -> str:
 def _measure_row(measure: Measure, splits: Sequence[Evaluation], group: int) -> list[str] | None:
 	cells, found = [], False
 	for evaluation in splits:
-		model = evaluation.rows[group].get(measure.key, math.nan) if group < len(evaluation.rows) else math.nan
+		model = evaluation.rows[group].get(measure.key, math.nan)
 		rows = evaluation.baselines or []
-		baseline = rows[group].get(measure.key, math.nan) if group < len(rows) else math.nan
+		baseline = rows[group].get(measure.key, math.nan) if rows else math.nan
 		found = found or math.isfinite(model)
 		better = math.isfinite(model) and math.isfinite(baseline) and model != baseline
 		model_wins = better and (model > baseline) == measure.higher_is_better
@@ -345,8 +351,8 @@ def _counts(run: Run) -> str:
 	text += background
 	if "profile_pearson" in arrays:
 		text += (
-			" The histogram shows how well the shape of each profile is predicted, whatever its height; where reads are "
-			"few, no model can come close to 1."
+			" The histogram shows how well the shape of each profile is predicted, whatever its height; where "
+			"reads are few, no model can come close to 1."
 		)
 	html.append(_note(text))
 	html += _left_out(run, arrays["observed_counts"].shape[1])
@@ -358,14 +364,15 @@ def _left_out(run: Run, n_groups: int) -> list[str]:
 		return []
 	return [
 		_note(
-			f"The first {MAX_DRAWN_GROUPS} of {n_groups} groups are drawn; the measures of all of them are in the table above."
+			f"The first {MAX_DRAWN_GROUPS} of {n_groups} groups are drawn; the measures of all of them are in the "
+			"table above."
 		)
 	]
 
 
 def _count_pictures(run: Run, evaluation: Evaluation, arrays: dict[str, np.ndarray], group: int) -> list[Picture]:
 	several = arrays["observed_counts"].shape[1] > 1
-	name = run.group_names[group] if group < len(run.group_names) else f"group {group + 1}"
+	name = run.group_names[group]
 	suffix = f", {name}" if several else ""
 	observed = np.log1p(arrays["observed_counts"][:, group].astype(np.float64))
 	predicted = arrays["predicted_log_counts"][:, group].astype(np.float64)
@@ -392,11 +399,12 @@ def _count_pictures(run: Run, evaluation: Evaluation, arrays: dict[str, np.ndarr
 		per_locus = _locus_means(arrays["profile_pearson"][:, channels])
 		baseline = arrays.get("baseline_profile_pearson")
 		baseline = _locus_means(baseline[:, channels]) if baseline is not None else None
-		row = evaluation.baselines[group] if evaluation.baselines and group < len(evaluation.baselines) else {}
+		row = evaluation.baselines[group] if evaluation.baselines else {}
 		mean = row.get("profile_pearson")
 		if len(per_locus):
 			picture = figures.histogram(per_locus, baseline, mean, title=f"Profiles{suffix}", loci=loci)
-			text = f"Median {np.median(per_locus):.2f}, middle half {np.quantile(per_locus, 0.25):.2f} to {np.quantile(per_locus, 0.75):.2f}."
+			low, middle, high = np.quantile(per_locus, [0.25, 0.5, 0.75])
+			text = f"Median {middle:.2f}, middle half {low:.2f} to {high:.2f}."
 			pictures.append(picture._replace(caption=text.replace("-", "−")))
 	return pictures
 
@@ -453,15 +461,16 @@ def _profiles(run: Run) -> str:
 			html.append(f"<h3>{escape(run.group_names[group])}</h3>")
 		html.append(_grid(pictures, f"p{group}x"))
 	text = (
-		f"The best, the median and the worst of the {evaluation.split} loci with at least the median number of reads, by "
-		"the Pearson correlation of their profiles: shallower loci look poor under any model. Predicted reads are the "
-		"predicted profile times the predicted count."
+		f"The best, the median and the worst of the {evaluation.split} loci with at least the median number of "
+		"reads, by the Pearson correlation of their profiles: shallower loci look poor under any model. "
+		"Predicted reads are the predicted profile times the predicted count."
 	)
 	if smoothed:
 		few, some = SMOOTHING
 		text += (
-			f" Where a window has fewer than {some[0]:,} reads, both curves are smoothed in the same way (Gaussian, σ = "
-			f"{some[1]:g} bp; {few[1]:g} bp below {few[0]:,} reads); the correlations are those of the unsmoothed profiles."
+			f" Where a window has fewer than {some[0]:,} reads, both curves are smoothed in the same way "
+			f"(Gaussian, σ = {some[1]:g} bp; {few[1]:g} bp below {few[0]:,} reads); the correlations are those of "
+			"the unsmoothed profiles."
 		)
 	html.append(_note(text))
 	html += _left_out(run, len(slices))
@@ -517,11 +526,11 @@ def _contributions(run: Run, n_logos: int) -> str:
 	what = "the shape of the predicted profile" if profile else "the predicted log count"
 	n = len(attributions.starts)
 	text = (
-		f"The {_counted(len(pictures), 'locus', 'loci')} with the strongest {kernel} bp of contributions among the {n:,} that "
-		"were computed. The strip shows the whole window, the letters its shaded part. A letter's height is the contribution "
-		f"of that base to {what}: how much higher the prediction is than the mean over all four bases at that position; "
-		"letters below the line lower it. Recurring words in tall letters are what the model reads: look for the motifs of "
-		"the factors you expect."
+		f"The {_counted(len(pictures), 'locus', 'loci')} with the strongest {kernel} bp of contributions among "
+		f"the {n:,} that were computed. The strip shows the whole window, the letters its shaded part. A letter's "
+		f"height is the contribution of that base to {what}: how much higher the prediction is than the mean over "
+		"all four bases at that position; letters below the line lower it. Recurring words in tall letters are "
+		"what the model reads: look for the motifs of the factors you expect."
 	)
 	return _grid(pictures, "a", css="two wide") + "\n" + _note(text)
 
@@ -626,8 +635,8 @@ def _training(run: Run) -> str:
 		html.append(_grid(pictures, "t", css="four"))
 		html.append(
 			_note(
-				"Solid: validation loci, measured with the averaged weights that are saved. Dashed: training loci, mean over "
-				"the epoch. The dot marks the epoch whose weights became the model."
+				"Solid: validation loci, measured with the averaged weights that are saved. Dashed: training "
+				"loci, mean over the epoch. The dot marks the epoch whose weights became the model."
 			)
 		)
 	if run.step_seconds:
@@ -706,7 +715,8 @@ def _provenance(run: Run) -> str:
 			models.setdefault(digest, []).append(evaluation.split)
 	for digest, splits in models.items():
 		html.append(
-			f"<p>SHA-256 of the model measured on the {escape(' and '.join(sorted(splits)))} split: <code>{escape(digest)}</code></p>"
+			f"<p>SHA-256 of the model measured on the {escape(' and '.join(sorted(splits)))} split: "
+			f"<code>{escape(digest)}</code></p>"
 		)
 	if run.files:
 		rows = [[f"<code>{escape(file.name)}</code>", escape(file.content), size(file.size)] for file in run.files]
@@ -716,12 +726,9 @@ def _provenance(run: Run) -> str:
 
 
 def _digest(record: dict[str, Any]) -> str | None:
-	for value in (record.get("model_sha256"), record.get("sha256"), record.get("model")):
-		if isinstance(value, dict):
-			value = value.get("sha256")
-		if isinstance(value, str) and len(value) == 64 and all(c in "0123456789abcdef" for c in value):
-			return value
-	return None
+	model = record.get("model")
+	digest = model.get("sha256") if isinstance(model, dict) else None
+	return digest if isinstance(digest, str) else None
 
 
 def _made_with(run: Run) -> str:

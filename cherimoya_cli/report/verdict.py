@@ -110,7 +110,7 @@ def compare(evaluation: Evaluation, signal_groups: tuple[int, ...]) -> tuple[Com
 	"""Each part of each group beside its baseline, with the interval of the difference."""
 	comparisons = []
 	for group, row in enumerate(evaluation.rows):
-		baseline = evaluation.baselines[group] if evaluation.baselines and group < len(evaluation.baselines) else {}
+		baseline = evaluation.baselines[group] if evaluation.baselines else {}
 		for part, measure in MEASURES.items():
 			interval = _profile_interval if part == "profile" else _count_interval
 			reference = baseline.get(measure, math.nan)
@@ -188,6 +188,7 @@ def _summary(level: str, run: Run, comparisons: tuple[Comparison, ...]) -> str:
 		)
 	n = evaluation.n_loci
 	loci = f"{n:,} {evaluation.split} loci" if n is not None else f"the {evaluation.split} loci"
+	held_out = "" if evaluation.split == "chosen" else ", which took no part in training,"
 	if level == "unknown":
 		if n is not None and n < MIN_LOCI:
 			return (
@@ -197,7 +198,7 @@ def _summary(level: str, run: Run, comparisons: tuple[Comparison, ...]) -> str:
 		return "There is no baseline to compare it with; run evaluate with baselines: true."
 	if level == "usable":
 		return (
-			f"On {loci}, which took no part in training, it predicts both where the reads fall and how many there "
+			f"On {loci}{held_out} it predicts both where the reads fall and how many there "
 			"are better than the baselines. Predictions, variant effects and contributions of bases can be used, "
 			"within the limits below."
 		)
@@ -280,8 +281,8 @@ def _data_cautions(run: Run) -> list[str]:
 	training = run.accounting.get("training")
 	if training is not None and training.kept < FEW_TRAINING_LOCI:
 		texts.append(
-			f"Few training loci ({training.kept:,}; below {FEW_TRAINING_LOCI:,}): more loci, a laxer peak threshold or a "
-			"smaller model may help."
+			f"Few training loci ({training.kept:,}; below {FEW_TRAINING_LOCI:,}): more loci, a laxer peak "
+			"threshold or a smaller model may help."
 		)
 	for split in ("training", "validation", "test"):
 		text = _lost(split, run.accounting.get(split))
@@ -298,8 +299,8 @@ def _data_cautions(run: Run) -> list[str]:
 				if median < FEW_READS:
 					where = f" ({run.group_names[group]})" if counts.shape[1] > 1 else ""
 					texts.append(
-						f"Shallow data{where}: the median held-out locus has {median:.0f} reads. Profile measures are then "
-						"limited by sampling noise, for any model."
+						f"Shallow data{where}: the median held-out locus has {median:.0f} reads. Profile measures "
+						"are then limited by sampling noise, for any model."
 					)
 	return texts
 
@@ -324,14 +325,19 @@ def _split_cautions(run: Run) -> list[str]:
 		return []
 	if evaluation.split == "validation":
 		return [
-			"There is no test split: the measures are those of the validation loci, on which the epoch was chosen, and "
-			"may be a little too good."
+			"There is no test split: the measures are those of the validation loci, on which the epoch was "
+			"chosen, and may be a little too good."
+		]
+	if evaluation.split == "chosen":
+		return [
+			"The loci were chosen by name of chromosome or region, not by the split of the training run: whether "
+			"they took no part in training is for you to know."
 		]
 	validation = run.evaluations.get("validation")
 	if validation is None:
 		return []
 	texts = []
-	for group, (test, valid) in enumerate(zip(evaluation.rows, validation.rows, strict=False)):
+	for group, (test, valid) in enumerate(zip(evaluation.rows, validation.rows, strict=True)):
 		for part, measure in MEASURES.items():
 			gap = valid.get(measure, math.nan) - test.get(measure, math.nan)
 			if gap > SPLIT_GAP:
@@ -387,6 +393,7 @@ def _training_cautions(run: Run) -> list[str]:
 			kept = f"; the saved weights are those of epoch {log['Epoch'][best]:g}" if best is not None else ""
 			texts.append(
 				f"Overfitting: the validation {label} was lowest at epoch {log['Epoch'][low]:g} and rose again by "
-				f"{min(lost / gained, 9.99):.0%} of what had been gained, while the training loss went on falling{kept}."
+				f"{min(lost / gained, 9.99):.0%} of what had been gained, while the training loss went on "
+				f"falling{kept}."
 			)
 	return texts
