@@ -35,6 +35,7 @@ class Measured(NamedTuple):
 	evaluation: "Evaluation"
 	baseline_rows: list[dict[str, float]] | None
 	baseline_log_counts: "np.ndarray | None"
+	baseline_profile_pearson: "np.ndarray | None"
 
 
 def splits_of(settings: Any) -> list[Split]:
@@ -143,9 +144,14 @@ def measure(
 		reverse_complement_average=getattr(settings, "reverse_complement_average", False),
 	)
 	if baselines is None:
-		return Measured(windows, negatives, evaluation, None, None)
+		return Measured(windows, negatives, evaluation, None, None, None)
 	return Measured(
-		windows, negatives, evaluation, baselines.evaluate(windows, negatives), baselines.log_counts(windows)
+		windows,
+		negatives,
+		evaluation,
+		baselines.evaluate(windows, negatives),
+		baselines.log_counts(windows),
+		baselines.profile_pearson(windows),
 	)
 
 
@@ -226,6 +232,7 @@ def _arrays(measured: Measured) -> "dict[str, np.ndarray]":
 		arrays["negative_predicted_log_counts"] = evaluation.negative_predicted_log_counts
 	if measured.baseline_log_counts is not None:
 		arrays["baseline_predicted_log_counts"] = measured.baseline_log_counts
+		arrays["baseline_profile_pearson"] = measured.baseline_profile_pearson
 	return arrays
 
 

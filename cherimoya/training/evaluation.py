@@ -469,23 +469,36 @@ class Baselines:
 				f"the baselines were fitted on {self.profile.shape[0]} channels of {self.profile.shape[1]} bp, but "
 				f"these loci have {examples.shape[1]} of {examples.shape[2]} bp; use the same signals and out_window"
 			)
-		logits = torch.log(torch.from_numpy(self.profile)).float()
-		profile: dict[str, list[torch.Tensor]] = {name: [] for name in PROFILE_MEASURES}
-		for _, _, y in examples.batches(batch_size):
-			for name, values in profile_measures(logits.expand_as(y), y, self.signal_groups).items():
-				profile[name].append(values)
+		profile = self._profile_measures(examples, PROFILE_MEASURES, batch_size)
 		away = away_log = None
 		if negatives is not None and len(negatives):
 			away = Examples.of(negatives).observed(self.signal_groups)
 			away_log = torch.from_numpy(self.log_counts(negatives))
 		return _rows(
-			{name: torch.cat(parts) for name, parts in profile.items()},
+			profile,
 			examples.observed(self.signal_groups),
 			torch.from_numpy(self.log_counts(windows)),
 			away,
 			away_log,
 			self.signal_groups,
 		)
+
+	def profile_pearson(self, windows: "Windows", *, batch_size: int = 256) -> np.ndarray:
+		"""Pearson correlation of the mean training profile with each locus's profile, shape (n, T)."""
+		measures = self._profile_measures(Examples.of(windows), ("profile_pearson",), batch_size)
+		return measures["profile_pearson"].numpy()
+
+	def _profile_measures(
+		self, examples: Examples, measures: Sequence[str], batch_size: int
+	) -> dict[str, torch.Tensor]:
+		"""Profile measures of each locus, (n, T) each."""
+		logits = torch.log(torch.from_numpy(self.profile)).float()
+		parts: dict[str, list[torch.Tensor]] = {name: [] for name in measures}
+		for _, _, y in examples.batches(batch_size):
+			batch = profile_measures(logits.expand_as(y), y, self.signal_groups, measures=measures)
+			for name, values in batch.items():
+				parts[name].append(values)
+		return {name: torch.cat(values) for name, values in parts.items()}
 
 
 def fit_baselines(training: "Windows", negatives: "Windows | None" = None) -> Baselines:
