@@ -140,6 +140,7 @@ def PeakGenerator(
 		num_workers=num_workers,
 		persistent_workers=num_workers > 0,
 		pin_memory=pin_memory and torch.cuda.is_available(),
+		generator=torch.Generator(),  # a loader draws a seed for its workers: not out of the global generator
 	)
 	loader.accounting = {
 		"peaks": peak_windows.accounting,
