@@ -46,6 +46,13 @@ def fused_dilated_conv_norm(x: torch.Tensor, w: torch.Tensor, dilation: int) -> 
 	return reference.conv_norm(x, w, dilation)
 
 
+class Linear(nn.Linear):
+	"""A linear layer whose weights its owner draws; torch's own draws would come from the global generator."""
+
+	def reset_parameters(self) -> None:
+		"""Draw nothing."""
+
+
 class CheriBlock(nn.Module):
 	"""One block: out = x + residual_scale · W2·gelu_tanh(W1·conv_norm(x)), without biases.
 
@@ -77,10 +84,9 @@ class CheriBlock(nn.Module):
 		self.dilation = dilation
 		self.expansion = expansion
 		self.residual_scale = float(residual_scale)
-		# skip_init: torch's own initialisation would draw from the global generator.
 		self.conv_weight = nn.Parameter(torch.empty(3, n_filters, device="cpu"))
-		self.linear1 = nn.utils.skip_init(nn.Linear, n_filters, expansion * n_filters, bias=False)
-		self.linear2 = nn.utils.skip_init(nn.Linear, expansion * n_filters, n_filters, bias=False)
+		self.linear1 = Linear(n_filters, expansion * n_filters, bias=False, device="cpu")
+		self.linear2 = Linear(expansion * n_filters, n_filters, bias=False, device="cpu")
 		self.activation = nn.GELU(approximate="tanh")
 		self.reset_parameters()
 
@@ -140,7 +146,7 @@ class CheriBlock(nn.Module):
 
 	def _is_plain(self) -> bool:
 		"""Whether each submodule is of the type it was built with, without hooks that a fused block would pass over."""
-		linear = type(self.linear1) is nn.Linear and type(self.linear2) is nn.Linear
+		linear = {type(self.linear1), type(self.linear2)} <= {Linear, nn.Linear}
 		gelu = type(self.activation) is nn.GELU and self.activation.approximate == "tanh"
 		if not (linear and gelu) or self.linear1.bias is not None or self.linear2.bias is not None:
 			return False

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from cherimoya.checkpoint import check_state_dict, load_checkpoint, save_checkpoint
-from cherimoya.cheri import CheriBlock
+from cherimoya.cheri import CheriBlock, Linear
 from cherimoya.ema import EMA
 from cherimoya.errors import InputError, SettingsError, join_problems
 from cherimoya.groups import check_signal_groups
@@ -24,6 +24,13 @@ __all__ = ["EMA", "Cherimoya"]
 STEM_WIDTH = 21
 # Margin of the default trimming beside the blocks' reach: the stem's and the head's context, with room to spare.
 STEM_MARGIN = 46
+
+
+class Conv1d(nn.Conv1d):
+	"""A convolution whose weights its owner draws; torch's own draws would come from the global generator."""
+
+	def reset_parameters(self) -> None:
+		"""Draw nothing."""
 
 
 class Cherimoya(nn.Module):
@@ -114,12 +121,11 @@ class Cherimoya(nn.Module):
 
 		features = n_filters + n_control_tracks
 		pad = profile_kernel_size // 2
-		# skip_init: torch's own initialisation would draw from the global generator.
-		self.iconv = nn.utils.skip_init(nn.Conv1d, 4, n_filters, STEM_WIDTH, padding=STEM_WIDTH // 2)
+		self.iconv = Conv1d(4, n_filters, STEM_WIDTH, padding=STEM_WIDTH // 2, device="cpu")
 		self.activation = nn.GELU(approximate="tanh")
 		self.blocks = nn.ModuleList(CheriBlock(n_filters, 2**i, expansion, residual_scale) for i in range(n_layers))
-		self.fconv = nn.utils.skip_init(nn.Conv1d, features, self.n_outputs, profile_kernel_size, padding=pad)
-		self.linear = nn.utils.skip_init(nn.Linear, n_filters + (n_control_tracks > 0), self.n_groups)
+		self.fconv = Conv1d(features, self.n_outputs, profile_kernel_size, padding=pad, device="cpu")
+		self.linear = Linear(n_filters + (n_control_tracks > 0), self.n_groups, device="cpu")
 		self.lw0 = nn.Parameter(torch.ones(self.n_groups, device="cpu"))
 		self.lw1 = nn.Parameter(torch.ones(self.n_groups, device="cpu"))
 		self._use_compile = bool(compile)
