@@ -10,7 +10,7 @@ The layout of bigWig files: Kent et al. 2010, Bioinformatics 26(17), 2204-2207, 
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -331,27 +331,37 @@ def _check_layout(path: str) -> None:
 		truncated = InputError(f"{path}: the bigWig is truncated ({size:,} bytes); make or get the file again")
 		if len(header) < 64:
 			raise truncated
-		chroms_at, _, index_at = struct.unpack(f"{order}QQQ", header[8:32])
-		if max(chroms_at, index_at) + 48 > size:
+		n_zooms = struct.unpack(f"{order}H", header[6:8])[0]
+		chroms_at, data_at, index_at = struct.unpack(f"{order}QQQ", header[8:32])
+		if index_at == 0 and size <= data_at + 12:
+			return  # no value was ever written, so there is no index
+		zooms = file.read(24 * n_zooms)
+		if chroms_at + 32 > size or len(zooms) < 24 * n_zooms:
 			raise truncated
-		file.seek(index_at)
-		if struct.unpack(f"{order}I", file.read(4))[0] != _INDEX_MAGIC:
-			raise InputError(f"{path}: the bigWig has no valid index; make or get the file again")
-		file.seek(index_at + 48)
-		while True:  # down the last branch of the index, which is written last
-			node = file.read(4)
-			if len(node) < 4:
+		# A level of zoom: its reduction, 4 bytes, and the offsets of its data and of its index.
+		for at in (index_at, *(index for *_, index in struct.iter_unpack(f"{order}IIQQ", zooms))):
+			if not _index_fits(file, order, at, size):
 				raise truncated
-			is_leaf, _, count = struct.unpack(f"{order}BBH", node)
-			item = 32 if is_leaf else 24
-			items = file.read(count * item)
-			if len(items) < count * item:
-				raise truncated
-			if not count:
-				return
-			last = struct.unpack(f"{order}QQ" if is_leaf else f"{order}Q", items[-item + 16 :])
-			if sum(last) > size:
-				raise truncated
-			if is_leaf:
-				return
-			file.seek(last[0])
+
+
+def _index_fits(file: BinaryIO, order: str, at: int, size: int) -> bool:
+	"""Whether the index at an offset, and the data that its last entry points to, lie within the file's size."""
+	file.seek(at)
+	header = file.read(48)
+	if len(header) < 48 or struct.unpack(f"{order}I", header[:4])[0] != _INDEX_MAGIC:
+		return False
+	while True:  # down the last branch, which is written last
+		node = file.read(4)
+		if len(node) < 4:
+			return False
+		is_leaf, _, count = struct.unpack(f"{order}BBH", node)
+		item = 32 if is_leaf else 24
+		items = file.read(count * item)
+		if len(items) < count * item:
+			return False
+		if not count:
+			return True
+		last = struct.unpack(f"{order}QQ" if is_leaf else f"{order}Q", items[-item + 16 :])
+		if is_leaf:
+			return sum(last) <= size
+		file.seek(last[0])
