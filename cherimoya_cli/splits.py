@@ -123,14 +123,14 @@ def as_json(split: Split) -> str:
 
 
 def split_problems(
-	splits: Mapping[str, tuple[Sequence[str], str]], chrom_sizes: Mapping[str, int], fasta: str
+	splits: Mapping[str, tuple[Sequence[str], bool]], chrom_sizes: Mapping[str, int], fasta: str
 ) -> tuple[list[str], list[str]]:
 	"""What of a split is not in the genome.
 
 	Parameters
 	----------
-	splits: Mapping[str, tuple[Sequence[str], str]]
-		For each part, its places and how a message names it.
+	splits: Mapping[str, tuple[Sequence[str], bool]]
+		For each part, by the key that a message names, its places and whether they are the default, for hg38.
 	chrom_sizes: Mapping[str, int]
 		Length of each chromosome of the genome in bp.
 	fasta: str
@@ -143,20 +143,18 @@ def split_problems(
 		some of whose chromosomes are not in the genome).
 	"""
 	absent, notices = [], []
-	for places, name in splits.values():
+	for name, (places, default) in splits.items():
 		parsed, _ = parse_places(places)
-		missing = [
-			place.text for place in parsed if place.chrom not in chrom_sizes or place.start >= chrom_sizes[place.chrom]
-		]
+		missing = [p.text for p in parsed if p.chrom not in chrom_sizes or p.start >= chrom_sizes[p.chrom]]
 		if missing and len(missing) == len(parsed):
-			absent.append(f"{name} ({_some(missing)})")
+			absent.append(f"{name} ({'the default, for hg38: ' if default else ''}{_some(missing)})")
 		elif missing:
 			notices.append(f"{name}: not in {fasta}, and passed over: {_some(missing)}")
 	if not absent:
 		return [], notices
 	verb = "has" if len(absent) == 1 else "have"
 	return [
-		f"{' and '.join(absent)} {verb} no chromosome of {fasta}, which has {_some(list(chrom_sizes))}; "
+		f"{', '.join(absent[:-1])}{' and ' * (len(absent) > 1)}{absent[-1]} {verb} no chromosome of {fasta}, which has {_some(list(chrom_sizes))}; "
 		f"a split of this genome would be: {as_json(propose_split(chrom_sizes))}"
 	], notices
 

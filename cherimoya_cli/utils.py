@@ -112,7 +112,9 @@ def add_setting_argument(parser: argparse.ArgumentParser, command: str, key: str
 	parser.add_argument(*flags, dest=key, default=None, help=text.replace("%", "%%"), **options)
 
 
-def settings_from_args(command: str, args: argparse.Namespace, *, flags: Mapping[str, Any] | None = None) -> "Settings":
+def settings_from_args(
+	command: str, args: argparse.Namespace, *, flags: Mapping[str, Any] | None = None, make_folder: bool = True
+) -> "Settings":
 	"""The checked settings of a command, out of its parsed arguments; notices are printed, the output folder is made.
 
 	Parameters
@@ -123,6 +125,8 @@ def settings_from_args(command: str, args: argparse.Namespace, *, flags: Mapping
 		With ``parameters`` (the JSON's path) and ``overrides`` (texts ``key=value``).
 	flags: Mapping[str, Any] or None
 		Values of keys that flags of the command's own gave; they beat the JSON. Default is None.
+	make_folder: bool
+		Whether to make the output folder. Default is True.
 
 	Returns
 	-------
@@ -148,7 +152,7 @@ def settings_from_args(command: str, args: argparse.Namespace, *, flags: Mapping
 	notices = settings.notices + ([] if command == "pipeline" else check_split(settings))
 	for notice in notices:
 		warn(f"note: {settings.source}: {notice}")
-	if not getattr(settings, "dry_run", False):
+	if make_folder and not getattr(settings, "dry_run", False):
 		output_folder(settings.name).mkdir(parents=True, exist_ok=True)
 	return settings
 
@@ -277,9 +281,8 @@ def check_split(settings: "Settings", chrom_sizes: Mapping[str, int] | None = No
 	for key in SPLITS.values():
 		places = getattr(part, key)
 		if places:
-			origin = part.origins.get(key)
-			default = origin is not None and origin.kind == "default"
-			splits[key] = (places, f"{key} (the default, for hg38)" if default else origin.key if origin else key)
+			origin = part.origins[key]
+			splits[origin.key] = (places, origin.kind == "default")
 	problems, notices = split_problems(splits, chrom_sizes or chrom_sizes_of(fasta), fasta)
 	if problems:
 		raise SettingsError(join_problems(f"{settings.source}: {problem}" for problem in problems))

@@ -51,7 +51,7 @@ def test_a_proposed_split_is_one(genome):
 	split = propose_split(sizes)
 	parsed = {name: parse_places(places)[0] for name, places in split._asdict().items()}
 	assert all(split) and not shared_places(parsed)
-	problems, notices = split_problems({key: (value, key) for key, value in split._asdict().items()}, sizes, "g.fa")
+	problems, notices = split_problems({key: (value, False) for key, value in split._asdict().items()}, sizes, "g.fa")
 	assert not problems and not notices
 	total = sum(sizes.values())
 	share = {key: sum(end - start for _, start, end in bases(value, sizes)) / total for key, value in parsed.items()}
@@ -92,15 +92,15 @@ def test_places_that_cannot_be_read(text):
 
 
 def test_a_split_without_a_chromosome_of_the_genome():
-	parts = {"a": (["chr2", "chr4"], "training_chroms"), "b": (["chrV"], "validation_chroms"), "c": (["chr1"], "test_chroms")}
+	parts = {"training_chroms": (["chr2", "chr4"], True), "validation_chroms": (["chrV"], False), "test_chroms": (["chr1"], False)}
 	problems, _ = split_problems(parts, YEAST, "yeast.fa")
 	assert len(problems) == 1
-	assert "training_chroms (chr2, chr4) and test_chroms (chr1) have no chromosome of yeast.fa" in problems[0]
+	assert "training_chroms (the default, for hg38: chr2, chr4) and test_chroms (chr1) have no chromosome of yeast.fa" in problems[0]
 	assert "chrI, chrII" in problems[0] and "and 11 more" in problems[0] and as_json(propose_split(YEAST)) in problems[0]
 
 
 def test_a_split_that_is_partly_there_is_noticed():
-	parts = {"a": (["chrII", "chr9"], "training_chroms"), "b": (["chrI:500000-600000", "chrV"], "validation_chroms")}
+	parts = {"training_chroms": (["chrII", "chr9"], False), "test_chroms": (["chrI:500000-600000", "chrV"], False)}
 	problems, notices = split_problems(parts, YEAST, "yeast.fa")
 	assert not problems
 	assert [notice.split(": ")[-1] for notice in notices] == ["chr9", "chrI:500000-600000"]

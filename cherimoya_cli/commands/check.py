@@ -1,0 +1,268 @@
+"""``cherimoya check``: validate a JSON and its inputs, and say what a run would read, write and need."""
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cherimoya.errors import CherimoyaError, MissingFileError
+from cherimoya_cli.utils import say, settings_from_args
+
+if TYPE_CHECKING:
+	from cherimoya_cli.plan import Step
+	from cherimoya_cli.settings import PipelineSettings, Settings
+
+SETTINGS_COMMAND = "pipeline"
+CHECKED = ("pipeline", "negatives", "fit", "evaluate", "predict", "attribute")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+	"""The flags of the command."""
+	parser.add_argument(
+		"--command",
+		choices=CHECKED,
+		help="the command that the JSON is for (default: found out from its keys)",
+	)
+
+
+def run(args: argparse.Namespace) -> int:
+	"""Load, look at every input, report; returns the exit code."""
+	command = args.command or detect(args.parameters)
+	say(f"Checking {args.parameters or 'the settings'} for 'cherimoya {command}'")
+	settings = settings_from_args(command, args, make_folder=False)
+	if command == "pipeline":
+		check_pipeline(settings)
+	else:
+		check_command(command, settings)
+	say("No problems found.")
+	return 0
+
+
+def explain(args: argparse.Namespace) -> int:
+	"""Print each value and where it came from, for the command that the JSON is for."""
+	from cherimoya_cli.loading import explain as explain_settings
+	from cherimoya_cli.settings import load_settings
+
+	command = args.command or detect(args.parameters)
+	say(explain_settings(load_settings(command, args.parameters or {}, args.overrides)))
+	return 0
+
+
+def detect(path: str | None) -> str:
+	"""The command that a JSON is for: a pipeline if it has a section or reads, else the one whose own keys it holds most of.
+
+	Parameters
+	----------
+	path: str or None
+		The JSON; None is taken for a pipeline.
+
+	Returns
+	-------
+	str
+		One of `CHECKED`; fit when no key decides.
+	"""
+	from cherimoya_cli.loading import read_json
+	from cherimoya_cli.reads import is_reads, read_groups
+	from cherimoya_cli.settings import LATER, SECTIONS, SETTINGS
+
+	content = read_json(path) if path else {}
+	if not content or content.keys() & (SECTIONS.keys() | LATER.keys()):
+		return "pipeline"
+	signals = content.get("signals")
+	if isinstance(signals, (str, list)) and any(isinstance(p, str) and is_reads(p) for p in _flat(signals)):
+		return "pipeline"
+	keys = {command: SETTINGS[command].model_fields.keys() for command in CHECKED[1:]}
+	own = {
+		command: len(content.keys() & known.difference(*(keys[other] for other in keys if other != command)))
+		for command, known in ((command, frozenset(found)) for command, found in keys.items())
+	}
+	return max(("fit", *CHECKED[1:]), key=lambda command: own[command])
+
+
+def _flat(value: Any) -> list[Any]:
+	"""The elements of lists in lists."""
+	return [item for part in value for item in _flat(part)] if isinstance(value, list) else [value]
+
+
+# ---- a pipeline -------------------------------------------------------------------------------------
+
+
+def check_pipeline(settings: "PipelineSettings") -> None:
+	"""Check a pipeline as its preflight does, and show its plan and the accounting of its loci."""
+	from cherimoya_cli.plan import forecast, make_plan
+	from cherimoya_cli.preflight import check_run, check_settings
+
+	check_settings(settings)
+	steps = make_plan(settings)
+	forecasts = forecast(steps, trust=settings.skip)
+	show_files(steps)
+	say("Steps:")
+	width = max(len(step.name) for step in steps)
+	for step in steps:
+		status = forecasts[step.name]
+		say(f"  {step.name:<{width}}  {'run ' if status.run else 'skip'}  {status.why}")
+	needs = check_run(settings, steps, {name for name, status in forecasts.items() if status.run})
+	show_needs(needs.memory, needs.disk, settings.device)
+	made = {path for step in steps for path in step.outputs}
+	fit = next((step for step in steps if step.name in ("fit", "evaluate")), None)
+	if fit is not None and not made & set(fit.settings["loci"] or ()):
+		account(fit.settings, made)
+	else:
+		say("Loci: called from the reads, so they cannot be accounted for yet.")
+
+
+# ---- one command ------------------------------------------------------------------------------------
+
+
+def check_command(command: str, settings: "Settings") -> None:
+	"""Check one command as a pipeline of that one step."""
+	from types import SimpleNamespace
+
+	from cherimoya_cli.plan import Step, step_outputs
+	from cherimoya_cli.preflight import check_run, raise_together
+	from cherimoya_cli.settings import input_files
+
+	values = settings.model_dump(mode="json")
+	named = tuple(dict.fromkeys(path for _, path in input_files(settings)))
+	uses_model = "model" in values
+	model = (values["model"] or f"{settings.name}.torch") if uses_model else None
+	inputs = tuple(dict.fromkeys((*named, model))) if model else named
+	step = Step(
+		name=command,
+		title="",
+		section="",
+		settings=values,
+		argv=(),
+		inputs=inputs,
+		outputs=tuple(step_outputs(command, values)),
+		prefix=settings.name,
+	)
+	show_files([step])
+	whole = SimpleNamespace(**{"device": "cpu", **values, "source": settings.source, "model": None})
+	errors: list[CherimoyaError] = []
+	needs = None
+	try:
+		needs = check_run(whole, [step], {command})
+	except CherimoyaError as error:
+		errors.append(error)
+	if uses_model:
+		try:
+			check_model(command, settings, model)
+		except CherimoyaError as error:
+			errors.append(error)
+	if command == "fit" and not errors:
+		errors += fit_errors(settings)
+	if not errors and "training_chroms" in values:
+		account(values, set())
+	elif not errors:
+		account_all(values)
+	raise_together(errors)
+	show_needs(needs.memory, needs.disk, whole.device)
+
+
+def check_model(command: str, settings: "Settings", path: str) -> None:
+	"""Load the checkpoint, and compare it with the settings."""
+	from pathlib import Path
+
+	from cherimoya_cli.inference import load_model
+	from cherimoya_cli.measuring import check_model_fits
+
+	if not Path(path).is_file():
+		raise MissingFileError(f"{path}: no such file (model in {settings.source}); train one with 'cherimoya fit'")
+	model = load_model(settings, "cpu")
+	say(f"Model: {path}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
+	if command == "evaluate":
+		check_model_fits(model, settings, source=path)
+
+
+def fit_errors(settings: "Settings") -> list[CherimoyaError]:
+	"""What is wrong with the model that fit would make."""
+	from cherimoya_cli.commands.fit import check_counts_per_track
+
+	try:
+		check_counts_per_track(settings)
+	except CherimoyaError as error:
+		return [error]
+	return []
+
+
+# ---- what is shown ----------------------------------------------------------------------------------
+
+
+def show_files(steps: "Sequence[Step]") -> None:
+	"""What would be read and written."""
+	made = {path for step in steps for path in step.outputs}
+	read = dict.fromkeys(path for step in steps for path in step.inputs if path not in made)
+	for title, paths in (("Reads", read), ("Writes", dict.fromkeys(path for step in steps for path in step.outputs))):
+		say(f"{title}:")
+		for path in paths:
+			say(f"  {path}")
+
+
+def show_needs(memory: int, disk: int, device: str) -> None:
+	"""Bytes of memory and disk, and the device."""
+	from cherimoya_cli.utils import available_memory, resolve_device
+
+	free = available_memory()
+	beside = f" ({free / 1e9:.1f} GB are free)" if free is not None else ""
+	say(f"Needs about {memory / 1e9:.2f} GB of memory{beside} and {disk / 1e9:.2f} GB of disk.")
+	say(f"Device: {resolve_device(device)}")
+
+
+def account(values: dict[str, Any], made: set[str]) -> None:
+	"""Print where the loci of each split would go; counts apply where the signals are bigWigs that are there."""
+	from cherimoya_cli.settings import SPLITS
+
+	titles = {"train": "Training loci", "valid": "Validation loci", "test": "Test loci"}
+	if values.get("chroms"):
+		_account(values, made, "loci", "Chosen loci", values["chroms"])
+		return
+	for part, key in SPLITS.items():
+		if values[key]:
+			_account(values, made, "loci", titles[part], values[key], training=part == "train")
+	known = [path for path in values["negatives"] or () if path not in made]
+	if known:
+		_account({**values, "negatives": known}, made, "negatives", "Background loci, training", values["training_chroms"])
+
+
+def account_all(values: dict[str, Any]) -> None:
+	"""Print where the loci of a command without splits would go."""
+	_account(values, set(), "loci", "Loci", values["chroms"])
+
+
+def _account(
+	values: dict[str, Any],
+	made: set[str],
+	key: str,
+	title: str,
+	chroms: Sequence[str] | None,
+	*,
+	training: bool = False,
+) -> None:
+	"""Extract the windows of one part, and print the table of what is kept and dropped."""
+	from cherimoya.io import extract_windows, parse_groups
+	from cherimoya_cli.utils import REMOTE
+
+	tracks = {}
+	for name in ("signals", "controls"):
+		given = values.get(name)
+		known = given and not any(path in made or path.startswith(REMOTE) for path in parse_groups(given)[0])
+		tracks[name] = given if known else None
+	limits = key == "loci" and tracks["signals"] is not None
+	windows = extract_windows(
+		values[key],
+		values["sequences"],
+		tracks["signals"],
+		tracks["controls"],
+		in_window=values["in_window"],
+		out_window=values["out_window"],
+		max_jitter=values.get("max_jitter", 0) if training else 0,
+		chroms=chroms,
+		min_counts=values.get("min_counts") if limits else None,
+		max_counts=values.get("max_counts") if limits else None,
+		summits=values.get("summits", False) and key == "loci",
+		exclusion_lists=values["exclusion_lists"],
+		drop_outliers=training and limits,
+		absolute=values.get("absolute_signals", False),
+		allow_empty=key == "negatives",
+	)
+	say(windows.accounting.table(title))
