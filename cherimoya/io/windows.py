@@ -434,7 +434,8 @@ def _check_left(
 	lines += [hint for name, sizes in others.items() if (hint := _naming_hint(ours, sizes, name))]
 	if accounting.dropped["off the edge"] == accounting.given:
 		lines.append(f"All windows leave their chromosome: are these loci of another assembly than {genome.name}?")
-	if accounting.dropped["chromosome not selected"] and len(lines) == 2:
+	selected = accounting.given - sum(accounting.dropped[reason] for reason in REASONS[:3])
+	if accounting.dropped["chromosome not selected"] and not selected and len(lines) == 2:
 		lines.append(
 			f"The loci are on {_few(ours)}; selected are {', '.join(map(str, chroms))}: choose chromosomes there."
 		)
