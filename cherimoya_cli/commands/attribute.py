@@ -133,7 +133,12 @@ def strengths(model: "torch.nn.Module", windows: "Windows", settings: Any) -> "n
 
 	say(f"Keeping the {settings.max_loci:,} loci with the highest predicted counts, as no signals are given")
 	prediction = predict(
-		model, windows.codes, windows.controls, batch_size=settings.batch_size, verbose=settings.verbose
+		model,
+		windows.codes,
+		windows.controls,
+		batch_size=settings.batch_size,
+		verbose=settings.verbose,
+		progress=Progress("predict") if settings.verbose else None,
 	)
 	return prediction.log_counts.double().expm1().sum(dim=1).numpy()  # (n, G) -> (n,)
 

@@ -111,6 +111,20 @@ def test_scores_sum_to_zero_and_the_model_is_left_as_it_was() -> None:
 	assert not scores.is_inference()
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("output", ["counts", "profile"])
+def test_on_a_gpu(output: str) -> None:
+	model, codes = make_model(n_control_tracks=1), make_codes(5)
+	X_ctl = torch.ones(5, 1, LENGTH)
+	exact = saturation_mutagenesis(model.double(), codes, X_ctl, output=output, start=45, end=58)
+	scores = saturation_mutagenesis(
+		model.float(), codes, X_ctl, output=output, start=45, end=58, device="cuda", batch_size=9
+	)
+	assert scores.device.type == "cpu" and next(model.parameters()).device.type == "cpu"
+	assert (scores - exact).abs().max() < 2e-2 * exact.abs().max()
+
+
 def test_no_sequences_give_empty_scores() -> None:
 	assert saturation_mutagenesis(make_model(), make_codes()[:0], start=3, end=9).shape == (0, 4, 6)
 
