@@ -426,12 +426,12 @@ def _check_left(
 	sources = ", ".join(loci.files) or "loci"
 	lines = [f"{sources}: no locus is left; where the loci went:", _indent(accounting.table())]
 	ours = set(loci.chroms.tolist())
-	others = {"FASTA": genome.chrom_sizes}
+	others = [("FASTA", genome.name, genome.chrom_sizes)]
 	if tracks is not None:
-		others["bigWig"] = tracks.chrom_sizes
+		others.append(("bigWig", ", ".join(tracks.paths), tracks.chrom_sizes))
 	if chroms is not None:
-		others["selection"] = {region.chrom: 0 for region in parse_regions(chroms)}
-	lines += [hint for name, sizes in others.items() if (hint := _naming_hint(ours, sizes, name))]
+		others.append(("selection", "", {region.chrom: 0 for region in parse_regions(chroms)}))
+	lines += [hint for name, file, sizes in others if (hint := _naming_hint(ours, sizes, name, file))]
 	if accounting.dropped["off the edge"] == accounting.given:
 		lines.append(f"All windows leave their chromosome: are these loci of another assembly than {genome.name}?")
 	selected = accounting.given - sum(accounting.dropped[reason] for reason in REASONS[:3])
@@ -444,12 +444,15 @@ def _check_left(
 	raise InputError("\n".join(lines))
 
 
-def _naming_hint(ours: set[str], theirs: Mapping[str, int], name: str) -> str:
+def _naming_hint(ours: set[str], theirs: Mapping[str, int], name: str, file: str) -> str:
 	"""What to say when no chromosome is shared: that one side says chr1 and the other 1, or both lists."""
 	if ours & set(theirs):
 		return ""
-	scheme = "one side writes chr1 and the other 1" if _bare(ours) & _bare(theirs) else "no name is shared"
-	return f"The loci say {_few(ours)} and the {name} says {_few(theirs)}: {scheme}; rename the chromosomes of one."
+	alike = bool(_bare(ours) & _bare(theirs))
+	scheme = "one side writes chr1 and the other 1" if alike else "no name is shared"
+	remedy = "rename the chromosomes of one" if file or alike else "select chromosomes that have loci"
+	where = f" ({file})" if file else ""
+	return f"The loci say {_few(ours)} and the {name} says {_few(theirs)}{where}: {scheme}; {remedy}."
 
 
 def _bare(names: Any) -> set[str]:
