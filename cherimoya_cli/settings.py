@@ -153,7 +153,7 @@ class NegativeKeys(BaseModel):
 	)
 
 
-class SignalKeys(BaseModel):
+class TrackKeys(BaseModel):
 	"""The experiment."""
 
 	signals: GroupedFiles | None = Field(
@@ -161,9 +161,14 @@ class SignalKeys(BaseModel):
 		description="bigWig files, an entry per assay and a (+, -) pair as a list of two; a pipeline also takes reads.",
 		json_schema_extra=_GROUPS,
 	)
+
+
+class SignalKeys(TrackKeys):
+	"""The experiment, and how its values are taken."""
+
 	absolute_signals: bool = Field(
 		False,
-		description="Take absolute values of bigWigs, for minus-strand files with negative values; false: they are an error.",
+		description="Take absolute values of bigWigs, for minus strands with negative values; false: they are an error.",
 	)
 
 
@@ -192,7 +197,7 @@ class DeviceKeys(BaseModel):
 	device: str = Field(
 		"auto",
 		pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-		description='Device: "cuda", "cuda:1", "cpu", "mps", or "auto" (a GPU if there is one); a GPU that is missing is an error.',
+		description='Device: "cuda", "cuda:1", "cpu", "mps", or "auto" (a GPU if there is one); a missing GPU is an error.',
 		json_schema_extra={"expects": 'one of "auto", "cpu", "cuda", "cuda:1" (or another number), "mps"'},
 	)
 	batch_size: int = copy(TrainingOptions.model_fields["batch_size"])
@@ -219,7 +224,7 @@ class TrainedModelKeys(BaseModel):
 	model: str | None = Field(
 		None,
 		min_length=1,
-		description="Checkpoint of a trained model; null: {name}.torch. In a pipeline a model given here is used instead of training one.",
+		description="Checkpoint of a trained model; null: {name}.torch. A pipeline with a model trains none.",
 		json_schema_extra={"expects": "the path of a checkpoint", "files": True},
 	)
 
@@ -247,7 +252,7 @@ class SplitKeys(BaseModel):
 	folds: str | None = Field(
 		None,
 		min_length=1,
-		description='JSON file {"train": [...], "valid": [...], "test": [...]} used in place of the three keys above; null: use them.',
+		description='JSON file {"train": [...], "valid": [...], "test": [...]} in place of the three keys; null: use them.',
 		json_schema_extra={"expects": "the path of a JSON file of folds", "files": True},
 	)
 
@@ -313,7 +318,7 @@ class PlaceKeys(BaseModel):
 	chroms: Places | None = Field(
 		None,
 		min_length=1,
-		description="Chromosomes or regions whose loci are used; null: all loci (evaluate: the validation and test splits).",
+		description="Chromosomes or regions whose loci are used; null: all (evaluate: the validation and test splits).",
 		json_schema_extra=_PLACES,
 	)
 
@@ -332,7 +337,7 @@ class AttributionKeys(BaseModel):
 
 	algorithm: Literal["saturation_mutagenesis", "deep_lift_shap"] = Field(
 		"saturation_mutagenesis",
-		description="How contributions are computed. deep_lift_shap is read from files of the published package, but not available yet.",
+		description="How contributions are computed; deep_lift_shap is accepted in files, but not available yet.",
 	)
 	output: Literal["counts", "logcounts", "profile"] = Field(
 		"counts", description="The prediction that is explained; logcounts is another name of counts."
@@ -382,20 +387,24 @@ class MatchingKeys(BaseModel):
 
 
 class ReadKeys(BaseModel):
-	"""How reads become bigWigs and peaks."""
+	"""Which positions reads count at."""
 
 	unstranded: bool = Field(False, description="Add both strands into one track; false: a (+, -) pair of tracks.")
 	fragments: bool = Field(
 		False,
-		description="Each line is a fragment whose two ends count (ATAC-seq, DNase-seq); false: a read whose 5' end counts.",
+		description="A line, or proper pair of alignments, is a fragment whose two ends count; false: reads' 5' ends count.",
 	)
-	paired_end: bool = Field(False, description="Call peaks on the fragments that read pairs span.")
 	pos_shift: int = Field(
 		0, description="Shift of + strand ends (of the left end of fragments).", json_schema_extra={"unit": "bp"}
 	)
 	neg_shift: int = Field(
 		0, description="Shift of - strand ends (of the right end of fragments).", json_schema_extra={"unit": "bp"}
 	)
+
+
+class ConversionKeys(BaseModel):
+	"""How counts of reads become bigWigs."""
+
 	scale_factor: float = Field(1.0, gt=0, description="Factor on every count; 1: none.")
 	read_depth: bool = Field(False, description="Divide the counts by the number of reads, before scale_factor.")
 	n_jobs: int | None = Field(
@@ -404,17 +413,23 @@ class ReadKeys(BaseModel):
 		description="Processes that convert reads; null: one per CPU core.",
 		json_schema_extra={"unit": "processes"},
 	)
+
+
+class PeakCallingKeys(BaseModel):
+	"""How MACS3 calls peaks."""
+
+	paired_end: bool = Field(False, description="Call peaks on the fragments that read pairs span.")
 	callpeaks_format: str | None = Field(
 		None, min_length=1, description="MACS3's name of the format of the reads (-f); null: found out from the files."
 	)
 	callpeaks_unit: Literal["auto", "cuts", "fragments", "reads"] = Field(
 		"auto",
-		description="What MACS3 piles up: shifted ends, each smoothed over 150 bp (cuts), whole fragments, or single reads. auto: "
-		"cuts if unstranded with a shift, else fragments if fragments or paired_end, else reads.",
+		description="What MACS3 piles up: shifted ends, each smoothed over 150 bp (cuts), whole fragments, or single reads. "
+		"auto: cuts if unstranded with a shift, else fragments if fragments or paired_end, else reads.",
 	)
 	callpeaks_gsize: Annotated[str | float | None, Field(union_mode="left_to_right")] = Field(
 		None,
-		description='Mappable genome size for MACS3 (-g): "hs", "mm", "ce", "dm" or a number; null: the known bases of the FASTA.',
+		description='Genome size for MACS3 (-g): "hs", "mm", "ce", "dm" or a number; null: the known bases of the FASTA.',
 		json_schema_extra={"expects": '"hs", "mm", "ce", "dm" or a number', "unit": "bp"},
 	)
 	callpeaks_q: float = Field(
@@ -558,17 +573,19 @@ class NegativesSettings(
 	required: ClassVar = ("sequences", "loci")
 
 
-class PreprocessingSettings(ReadKeys, VerboseKeys, Settings):
+class PreprocessingSettings(PeakCallingKeys, ConversionKeys, ReadKeys, VerboseKeys, Settings):
 	"""Settings of the pipeline's steps from reads to peaks and bigWigs."""
 
 
-class SignalsSettings(ReadKeys, VerboseKeys, ControlKeys, SignalKeys, SequenceKeys, NameKeys, Settings):
+class SignalsSettings(ConversionKeys, ReadKeys, VerboseKeys, ControlKeys, TrackKeys, SequenceKeys, NameKeys, Settings):
 	"""Settings of the pipeline's step that turns reads into bigWigs."""
 
 	required: ClassVar = ("sequences",)
 
 
-class PeaksSettings(SummitKeys, SignalsSettings):
+class PeaksSettings(
+	PeakCallingKeys, ReadKeys, SummitKeys, VerboseKeys, ControlKeys, TrackKeys, SequenceKeys, NameKeys, Settings
+):
 	"""Settings of the pipeline's step that calls peaks."""
 
 	required: ClassVar = ("sequences", "signals")
@@ -817,7 +834,7 @@ def required_keys(known: Mapping[str, Any]) -> list[str]:
 
 
 def _section_defaults(section: type[Settings]) -> dict[str, Any]:
-	"""The defaults of a section of a pipeline: what it shares with the top level or follows from fit is left to those."""
+	"""The defaults of a section of a pipeline; what it inherits is null or left out."""
 	step = next(step for step, model in SECTIONS.values() if model is section)
 	rows = {row.key: _plain(row.default) for row in describe(section)}
 	result = {}
