@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,25 +19,19 @@ from cherimoya.ema import EMA
 from cherimoya.errors import InputError, SettingsError, ToolError, join_problems
 from cherimoya.losses import _mixture_loss
 from cherimoya.training.evaluation import Examples, count_measures, group_counts, profile_measures
+from cherimoya.training.monitor import (
+	Logs,
+	Pace,
+	epoch_line,
+	non_finite_message,
+	non_finite_validation_message,
+	opening,
+)
 from cherimoya.training.optimizers import build_optimizers, build_schedulers, planned_epochs
 from cherimoya.training.options import TrainingOptions
 
 if TYPE_CHECKING:
 	from cherimoya.io import Windows
-
-COLUMNS = (
-	"Epoch",
-	"Iteration",
-	"Training Time",
-	"Validation Time",
-	"Training MNLL",
-	"Training Count MSE",
-	"Validation MNLL",
-	"Validation Profile Pearson",
-	"Validation Count Pearson",
-	"Validation Count MSE",
-	"Saved?",
-)
 
 _SCORES = {
 	"count_pearson": ("Validation Count Pearson", 1.0),
@@ -49,8 +42,6 @@ _SCORES = {
 }
 
 _FREEZE_BELOW = 1.0
-_PACE_STEPS, _PACE_SECONDS = 20, 10.0
-_NAMED_EXAMPLES = 8
 
 
 class History(NamedTuple):
@@ -209,8 +200,8 @@ def fit(
 	trainer = _Trainer(model, options, device)
 	trainer.prepare(optimizers, schedulers, n_epochs=n_epochs, steps_per_epoch=steps_per_epoch)
 	say = progress if progress is not None else (lambda text: None)
-	say(_opening(model, device, options, n_epochs, steps_per_epoch, len(examples)))
-	pace = _Pace(
+	say(opening(model, device, options, n_epochs, steps_per_epoch, len(examples)))
+	pace = Pace(
 		say, n_epochs=n_epochs, steps_per_epoch=steps_per_epoch, n_validation_steps=_n_batches(examples, options)
 	)
 	try:
@@ -226,7 +217,7 @@ def _epochs(
 	loader: Iterable,
 	examples: Examples,
 	paths: dict[str, str],
-	pace: "_Pace",
+	pace: "Pace",
 	say: Callable[[str], None],
 	*,
 	n_epochs: int,
@@ -235,14 +226,14 @@ def _epochs(
 	"""Train, validate, keep the best and log, epoch after epoch; leaves the best weights in the model."""
 	model, options = trainer.model, trainer.options
 	column, sign = _SCORES[options.select_on]
-	logs = _Logs(paths, model.n_groups)
+	logs = Logs(paths, model.n_groups)
 	rows: list[dict[str, Any]] = []
 	best_score, best_epoch, best_state = -math.inf, 0, {}
 	for epoch in range(n_epochs):
 		trained = trainer.train_epoch(_batches(loader, epoch, bar=bar), loader, epoch, pace)
 		trainer.ema.apply_shadow(model)
 		try:
-			validated = trainer.validate(examples)
+			validated = trainer.validate(examples, epoch)
 			score = sign * validated[column]
 			saved = score > best_score or not best_state
 			if saved:
@@ -255,7 +246,7 @@ def _epochs(
 			trainer.ema.restore(model)
 		row = {"Epoch": epoch, "Iteration": trainer.n_steps, **trained, **validated, "Saved?": saved}
 		rows.append(logs.write(row))
-		say(_epoch_line(row, n_epochs, options.select_on))
+		say(epoch_line(row, n_epochs, options.select_on))
 		if _is_over(options, epoch, best_epoch):
 			break
 	model.load_state_dict(best_state)
@@ -311,7 +302,7 @@ class _Trainer:
 			return nullcontext()
 		return torch.autocast(self.device.type, dtype=getattr(torch, self.options.dtype))
 
-	def train_epoch(self, batches: Iterator, loader: Iterable, epoch: int, pace: "_Pace") -> dict[str, float]:
+	def train_epoch(self, batches: Iterator, loader: Iterable, epoch: int, pace: "Pace") -> dict[str, float]:
 		"""Step through the batches of an epoch; the columns of the log about training, means over its examples."""
 		began = time.monotonic()
 		self.model.train()
@@ -322,7 +313,7 @@ class _Trainer:
 			losses, labels = self._losses(tensors)
 			if not all(math.isfinite(x) for x in losses.tolist()):
 				suspects = self._suspects(tensors)
-				raise ToolError(_non_finite_message(loader, epoch, index, self.n_steps, losses.tolist(), suspects))
+				raise ToolError(non_finite_message(loader, epoch, index, self.n_steps, losses.tolist(), suspects))
 			self._step()
 			peaks, n = int((labels == 1).sum()), len(labels)
 			n_peaks, n_examples = n_peaks + peaks, n_examples + n
@@ -357,9 +348,7 @@ class _Trainer:
 		X, *X_ctl, y, _ = tensors
 		with self.autocast():
 			outputs = self.model(X, *X_ctl)
-		bad = torch.zeros(len(y), dtype=torch.bool)
-		for tensor in (X, *X_ctl, y, *outputs):
-			bad |= ~torch.isfinite(tensor).flatten(1).all(1).cpu()
+		bad = ~_all_finite(X, *X_ctl, y, *outputs)
 		return torch.nonzero(bad).flatten().tolist() or list(range(len(y)))
 
 	def _loss(self, profile: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
@@ -401,13 +390,13 @@ class _Trainer:
 			weight.grad = None
 
 	@torch.no_grad()
-	def validate(self, examples: Examples) -> dict[str, Any]:
-		"""The columns of the logs about validation, of the weights that the model has now."""
+	def validate(self, examples: Examples, epoch: int) -> dict[str, Any]:
+		"""The columns of the logs about validation, of the weights that the model has now; ToolError if not finite."""
 		began = time.monotonic()
 		self.model.eval()
 		groups = self.model.signal_groups
 		mnll = torch.zeros(len(groups), dtype=torch.float64)
-		pearson, observed, predicted = [], [], []
+		pearson, observed, predicted, finite = [], [], [], []
 		for X, X_ctl, y in examples.batches(self.options.batch_size, self.device):
 			with self.autocast():
 				logits, log_counts = self.model(X) if X_ctl is None else self.model(X, X_ctl)
@@ -417,11 +406,15 @@ class _Trainer:
 			pearson.append(profile_measures(logits, y, groups, measures=("profile_pearson",))["profile_pearson"])
 			observed.append(group_counts(y, groups).cpu())
 			predicted.append(log_counts.cpu())
+			finite.append(_all_finite(y, logits, log_counts))
 		mnll = mnll / len(examples)
 		counts = count_measures(torch.cat(predicted), torch.cat(observed))
 		per_group = [torch.nanmean(part) for part in torch.cat(pearson).split(groups, dim=1)]
 		profile_pearson = torch.stack(per_group)  # (G,)
 		loss = self._loss(mnll.to(self.device, torch.float32), counts["count_mse"].to(self.device, torch.float32))
+		if not bool(torch.isfinite(loss)):
+			suspects = torch.nonzero(~torch.cat(finite)).flatten().tolist() or list(range(len(examples)))
+			raise ToolError(non_finite_validation_message(examples, epoch, self.n_steps, suspects))
 		row = {
 			"Validation Time": time.monotonic() - began,
 			"Validation MNLL": float(mnll.mean()),
@@ -436,74 +429,9 @@ class _Trainer:
 		return row
 
 
-class _Logs:
-	"""The two logs of a run: a header at once, and a line that is on the disk after each epoch."""
-
-	def __init__(self, paths: dict[str, str], n_groups: int) -> None:
-		per_group = [f"Validation {kind} Pearson {g}" for g in range(n_groups) for kind in ("Profile", "Count")]
-		self.columns = {paths["log"]: list(COLUMNS), paths["detailed_log"]: [*COLUMNS, *per_group]}
-		for path, columns in self.columns.items():
-			self._append(path, columns, mode="w")
-
-	def write(self, row: dict[str, Any]) -> dict[str, Any]:
-		"""Append an epoch to both logs; the row as the detailed one has it."""
-		for path, columns in self.columns.items():
-			kept = {column: row[column] for column in columns}
-			self._append(path, [_cell(value) for value in kept.values()], mode="a")
-		return kept
-
-	@staticmethod
-	def _append(path: str, cells: Sequence[str], *, mode: str) -> None:
-		"""Write a line and wait until it is on the disk."""
-		with open(path, mode, encoding="utf-8") as file:
-			file.write("\t".join(cells) + "\n")
-			file.flush()
-			os.fsync(file.fileno())
-
-
-class _Pace:
-	"""Says once, early, how long a step takes and when the run should end."""
-
-	def __init__(
-		self, say: Callable[[str], None], *, n_epochs: int, steps_per_epoch: int, n_validation_steps: int
-	) -> None:
-		self.say = say
-		# A validation batch is a forward pass alone: about a third of a training step.
-		self.total = n_epochs * (steps_per_epoch + n_validation_steps / 3)
-		self.epoch = steps_per_epoch + n_validation_steps / 3
-		self.last = min(_PACE_STEPS, steps_per_epoch)
-		self.times: list[float] = [time.monotonic()]
-		self.done = False
-
-	def step(self) -> None:
-		"""Note the end of a step."""
-		if self.done:
-			return
-		self.times.append(time.monotonic())
-		n = len(self.times) - 1
-		if n < self.last and (n < 2 or self.times[-1] - self.times[0] < _PACE_SECONDS):
-			return
-		# The first step also warms up workers and memory, so it tells little unless it is alone.
-		first = min(1, n - 1)
-		seconds = (self.times[-1] - self.times[first]) / (n - first)
-		end = datetime.now() + timedelta(seconds=seconds * max(0.0, self.total - n))
-		self.say(
-			f"{seconds:.3g} s per step, about {duration(seconds * self.epoch)} per epoch; "
-			f"all epochs would end about {end:%H:%M on %d %B} ({duration(seconds * self.total)} in all)"
-		)
-		self.done = True
-
-
-def duration(seconds: float) -> str:
-	"""A length of time for people: ``42 s``, ``3 min 20 s``, ``5 h 12 min``."""
-	if seconds < 9.95:
-		return f"{seconds:.1f} s"
-	seconds = round(seconds)
-	if seconds < 60:
-		return f"{seconds} s"
-	if seconds < 3600:
-		return f"{seconds // 60} min {seconds % 60:02d} s"
-	return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+def _all_finite(*tensors: torch.Tensor) -> torch.Tensor:
+	"""Whether all values of each example are finite in all tensors, (n,), on the CPU."""
+	return torch.stack([torch.isfinite(tensor).flatten(1).all(1) for tensor in tensors]).all(0).cpu()
 
 
 def _resolve_options(options: TrainingOptions | None, overrides: dict[str, Any]) -> TrainingOptions:
@@ -588,73 +516,3 @@ def _batches(loader: Iterable, epoch: int, *, bar: bool) -> Iterator:
 def _is_over(options: TrainingOptions, epoch: int, best_epoch: int) -> bool:
 	"""Whether no epoch was better than the best for as long as the user waits."""
 	return options.early_stopping is not None and epoch - best_epoch >= options.early_stopping
-
-
-def _opening(
-	model: nn.Module,
-	device: torch.device,
-	options: TrainingOptions,
-	n_epochs: int,
-	steps_per_epoch: int,
-	n_validation: int,
-) -> str:
-	"""What is about to happen."""
-	where = str(device)
-	if device.type == "cuda":
-		where = f"{device} ({torch.cuda.get_device_name(device)})"
-	elif device.type == "cpu":
-		where = f"cpu ({torch.get_num_threads()} threads)"
-	n_parameters = sum(parameter.numel() for parameter in model.parameters())
-	return (
-		f"training {n_parameters:,} parameters on {where}, {options.dtype}: {steps_per_epoch} steps of up to "
-		f"{options.batch_size} examples per epoch, at most {n_epochs} epochs; {n_validation:,} validation loci"
-	)
-
-
-def _epoch_line(row: dict[str, Any], n_epochs: int, select_on: str) -> str:
-	"""An epoch in a line."""
-	saved = f" (best {select_on} so far, saved)" if row["Saved?"] else ""
-	return (
-		f"epoch {row['Epoch']} of {n_epochs}: training MNLL {row['Training MNLL']:.1f}, "
-		f"count MSE {row['Training Count MSE']:.3f}; validation MNLL {row['Validation MNLL']:.1f}, "
-		f"profile Pearson {row['Validation Profile Pearson']:.3f}, count Pearson "
-		f"{row['Validation Count Pearson']:.3f}, count MSE {row['Validation Count MSE']:.3f}; "
-		f"{duration(row['Training Time'] + row['Validation Time'])}{saved}"
-	)
-
-
-def _cell(value: Any) -> str:
-	"""A value of a log: six digits that can be read back."""
-	if isinstance(value, bool) or not isinstance(value, float):
-		return str(value)
-	return f"{value:.6g}"
-
-
-def _non_finite_message(
-	loader: Iterable, epoch: int, index: int, step: int, losses: Sequence[float], suspects: Sequence[int]
-) -> str:
-	"""Where the loss stopped being finite, with what examples, and what to do."""
-	loss, profile, count = losses
-	return (
-		f"the loss is not finite at step {step} (epoch {epoch}, batch {index}): training loss {loss}, profile loss "
-		f"{profile}, count loss {count}; examples: {_describe(loader, epoch, index, suspects)}. The best weights so "
-		"far are kept. Look for extreme, negative or missing signal there, lower muon_lr and adam_lr, or train in "
-		"float32"
-	)
-
-
-def _describe(loader: Iterable, epoch: int, index: int, examples: Sequence[int]) -> str:
-	"""Examples of a batch: their loci if the loader knows its windows, else their places in the batch."""
-	shown, more = examples[:_NAMED_EXAMPLES], len(examples) - _NAMED_EXAMPLES
-	windows = getattr(loader, "peak_windows", None), getattr(loader, "negative_windows", None)
-	if windows[0] is None:
-		names = [f"number {i} of the batch" for i in shown]
-	else:
-		plan = loader.dataset.plan(epoch)
-		names = []
-		for i in shown:
-			place = index * loader.batch_sampler.batch_size + i
-			kind = "peak" if plan.is_peak[place] else "negative"
-			loci, row = windows[0 if plan.is_peak[place] else 1].loci, plan.rows[place]
-			names.append(f"{kind} {loci.chroms[row]}:{loci.starts[row]}-{loci.ends[row]}")
-	return ", ".join(names) + (f" and {more} more" if more > 0 else "")

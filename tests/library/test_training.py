@@ -11,7 +11,7 @@ from cherimoya import EMA, Cherimoya
 from cherimoya.errors import InputError, SettingsError, ToolError
 from cherimoya.losses import _mixture_loss
 from cherimoya.training import TrainingOptions, build_optimizers, evaluate, fit, training_loss
-from cherimoya.training.loop import COLUMNS, duration
+from cherimoya.training.monitor import COLUMNS, duration
 
 TRIMMING = 53  # of two blocks more than enough: 46 + 1 + 2 + 4
 OUT = 40
@@ -324,6 +324,14 @@ class TestFailures:
 			fit(_model(), Turning(), (X, y), name=tmp_path / "run", max_epochs=3)
 		assert Cherimoya.load(tmp_path / "run.torch") is not None
 		assert len(_table(tmp_path / "run.log")) == 2
+
+	def test_a_non_finite_validation_loss_saves_no_model(self, tmp_path):
+		X, y, labels = _data()
+		bad = y.clone()
+		bad[5, 0, 0] = math.inf
+		with pytest.raises(ToolError, match=r"validation loss is not finite after step 3 \(epoch 0\).*number 5\."):
+			fit(_model(), _loader(X, y, labels), (X, bad), name=tmp_path / "run")
+		assert not list(tmp_path.glob("*.torch"))
 
 	def test_a_non_finite_loss_names_the_locus(self, tmp_path, tiny_genome):
 		pytest.importorskip("pyfaidx")
