@@ -281,8 +281,8 @@ def _read_folds(values: dict[str, Value], problems: Problems) -> None:
 		found = ", ".join(f"'{name}'" for name in folds) or "nothing"
 		problems.add(
 			origin.key,
-			f'{origin.key}: {path} must hold {{"train": [...], "valid": [...], "test": [...]}} with at least one chromosome '
-			f"in train and in valid, but holds {found}",
+			f'{origin.key}: {path} must hold {{"train": [...], "valid": [...], "test": [...]}} with at least one '
+			f"chromosome in train and in valid, but holds {found}",
 		)
 		return
 	for name, key in SPLITS.items():
@@ -471,7 +471,8 @@ def load(
 		When settings are right, but a file is missing or cannot be read.
 	"""
 	if isinstance(source, Mapping):
-		content, name = json.loads(json.dumps(source, default=os.fspath)), "settings"
+		content = json.loads(json.dumps(source, default=os.fspath))
+		name = "settings" if content else "command line"
 	else:
 		content, name = read_json(source), str(source)
 	problems = Problems(name)

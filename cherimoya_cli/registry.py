@@ -11,7 +11,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-	"pipeline": Command("cherimoya_cli.commands.pipeline", "run every step, from reads to a trained model and its report"),
+	"pipeline": Command("cherimoya_cli.commands.pipeline", "run every step, from reads to a model and its report"),
 	"pipeline-json": Command("cherimoya_cli.commands.pipeline_json", "write the JSON of a pipeline from flags"),
 	"check": Command("cherimoya_cli.commands.check", "validate a JSON and its inputs without running anything"),
 	"negatives": Command("cherimoya_cli.commands.negatives", "find GC-matched background loci"),

@@ -168,7 +168,7 @@ class SignalKeys(TrackKeys):
 
 	absolute_signals: bool = Field(
 		False,
-		description="Take absolute values of bigWigs, for minus strands with negative values; false: they are an error.",
+		description="Take absolute values of bigWigs, for minus strands below 0; false: they are an error.",
 	)
 
 
@@ -197,7 +197,7 @@ class DeviceKeys(BaseModel):
 	device: str = Field(
 		"auto",
 		pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-		description='Device: "cuda", "cuda:1", "cpu", "mps", or "auto" (a GPU if there is one); a missing GPU is an error.',
+		description='"cuda", "cuda:1", "cpu", "mps", or "auto" (a GPU if there is one); a missing GPU is an error.',
 		json_schema_extra={"expects": 'one of "auto", "cpu", "cuda", "cuda:1" (or another number), "mps"'},
 	)
 	batch_size: int = copy(TrainingOptions.model_fields["batch_size"])
@@ -252,7 +252,7 @@ class SplitKeys(BaseModel):
 	folds: str | None = Field(
 		None,
 		min_length=1,
-		description='JSON file {"train": [...], "valid": [...], "test": [...]} in place of the three keys; null: use them.',
+		description='JSON file {"train": [...], "valid": [...], "test": [...]} instead of three keys; null: none.',
 		json_schema_extra={"expects": "the path of a JSON file of folds", "files": True},
 	)
 
@@ -392,7 +392,7 @@ class ReadKeys(BaseModel):
 	unstranded: bool = Field(False, description="Add both strands into one track; false: a (+, -) pair of tracks.")
 	fragments: bool = Field(
 		False,
-		description="A line, or proper pair of alignments, is a fragment whose two ends count; false: reads' 5' ends count.",
+		description="A line, or proper pair, is a fragment whose two ends count; false: the 5' ends of reads count.",
 	)
 	pos_shift: int = Field(
 		0, description="Shift of + strand ends (of the left end of fragments).", json_schema_extra={"unit": "bp"}
@@ -424,12 +424,12 @@ class PeakCallingKeys(BaseModel):
 	)
 	callpeaks_unit: Literal["auto", "cuts", "fragments", "reads"] = Field(
 		"auto",
-		description="What MACS3 piles up: shifted ends, each smoothed over 150 bp (cuts), whole fragments, or single reads. "
+		description="What MACS3 piles up: shifted ends, each smoothed over 150 bp (cuts), fragments, or single reads. "
 		"auto: cuts if unstranded with a shift, else fragments if fragments or paired_end, else reads.",
 	)
 	callpeaks_gsize: Annotated[str | float | None, Field(union_mode="left_to_right")] = Field(
 		None,
-		description='Genome size for MACS3 (-g): "hs", "mm", "ce", "dm" or a number; null: the known bases of the FASTA.',
+		description='Genome size for MACS3 (-g): "hs", "mm", "ce", "dm" or a number; null: the FASTA\'s known bases.',
 		json_schema_extra={"expects": '"hs", "mm", "ce", "dm" or a number', "unit": "bp"},
 	)
 	callpeaks_q: float = Field(

@@ -99,7 +99,7 @@ def propose_split(chrom_sizes: Mapping[str, int]) -> Split:
 
 
 def _gather(chroms: Sequence[str], sizes: Mapping[str, int], wanted: float) -> list[str]:
-	"""One or two chromosomes (out of those given, of which one is left) whose lengths come nearest to the wanted sum."""
+	"""One or two chromosomes whose lengths come nearest to the wanted sum; one at least is left over."""
 	options = [[a] for a in chroms]
 	if len(chroms) > 3:
 		options += [[a, b] for i, a in enumerate(chroms) for b in chroms[i + 1 :]]
@@ -154,7 +154,8 @@ def split_problems(
 		return [], notices
 	verb = "has" if len(absent) == 1 else "have"
 	return [
-		f"{', '.join(absent[:-1])}{' and ' * (len(absent) > 1)}{absent[-1]} {verb} no chromosome of {fasta}, which has {_some(list(chrom_sizes))}; "
+		f"{', '.join(absent[:-1])}{' and ' * (len(absent) > 1)}{absent[-1]} {verb} no chromosome of {fasta}, "
+		f"which has {_some(list(chrom_sizes))}; "
 		f"a split of this genome would be: {as_json(propose_split(chrom_sizes))}"
 	], notices
 

@@ -145,7 +145,8 @@ def settings_from_args(
 	source = args.parameters if args.parameters else {}
 	if not args.parameters and not args.overrides and not flags:
 		raise SettingsError(
-			"no settings given; name a JSON with -p FILE ('cherimoya pipeline-json' writes one, --print-defaults shows the keys)"
+			"no settings given; name a JSON with -p FILE ('cherimoya pipeline-json' writes one, and --print-defaults "
+			"shows the keys)"
 		)
 	settings = load_settings(command, source, args.overrides, flags=flags, check_files=True)
 	# A pipeline compares its splits with the genome in its preflight, together with everything else.
@@ -232,7 +233,7 @@ def _folder_fault(name: str) -> str | None:
 
 
 def index_sizes(fasta: str) -> dict[str, int] | None:
-	"""The chromosomes of a FASTA and their lengths in bp, from its ``.fai`` index; None when there is no readable index."""
+	"""The chromosomes of a FASTA and their lengths in bp, from its ``.fai`` index; None without a readable index."""
 	try:
 		with open(fasta + ".fai", encoding="utf-8") as handle:
 			return {fields[0]: int(fields[1]) for fields in (line.rstrip("\n").split("\t") for line in handle)}
@@ -364,7 +365,7 @@ def resolve_device(text: str) -> "torch.device":
 
 
 def versions() -> dict[str, str]:
-	"""Versions of Python, of this package and of what its numbers depend on; packages that are not installed are left out."""
+	"""Versions of Python, of this package and of those that its numbers depend on, as far as they are installed."""
 	import platform
 	from importlib.metadata import PackageNotFoundError, version
 
@@ -380,7 +381,7 @@ def versions() -> dict[str, str]:
 
 
 def available_memory() -> int | None:
-	"""Bytes of memory that this process may still take: the machine's, or its container's if that is less; None if unknown."""
+	"""Bytes of memory that are free: the machine's, or its container's if that is less; None if unknown."""
 	found = []
 	try:
 		lines = Path("/proc/meminfo").read_text().splitlines()

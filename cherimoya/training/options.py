@@ -29,7 +29,7 @@ class TrainingOptions(BaseModel):
 		"null: no floor.",
 		json_schema_extra={"unit": "steps"},
 	)
-	batch_size: int = Field(64, ge=1, description="Examples a step.", json_schema_extra={"unit": "examples"})
+	batch_size: int = Field(64, ge=1, description="Examples a batch.", json_schema_extra={"unit": "examples"})
 	muon_lr: Rate = Field(0.025, description="Peak learning rate of Muon (the blocks' projections).")
 	muon_wd: Decay = Field(0.01, description="Weight decay of Muon.")
 	adam_lr: Rate = Field(0.004, description="Peak learning rate of AdamW (everything else).")

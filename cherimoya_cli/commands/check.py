@@ -48,7 +48,7 @@ def explain(args: argparse.Namespace) -> int:
 
 
 def detect(path: str | None) -> str:
-	"""The command that a JSON is for: a pipeline if it has a section or reads, else the one whose own keys it holds most of.
+	"""The command that a JSON is for: a pipeline if it has a section or reads, else the one with most of its own keys.
 
 	Parameters
 	----------
@@ -61,7 +61,7 @@ def detect(path: str | None) -> str:
 		One of `CHECKED`; fit when no key decides.
 	"""
 	from cherimoya_cli.loading import read_json
-	from cherimoya_cli.reads import is_reads, read_groups
+	from cherimoya_cli.reads import is_reads
 	from cherimoya_cli.settings import LATER, SECTIONS, SETTINGS
 
 	content = read_json(path) if path else {}
@@ -221,7 +221,9 @@ def account(values: dict[str, Any], made: set[str]) -> None:
 			_account(values, made, "loci", titles[part], values[key], training=part == "train")
 	known = [path for path in values["negatives"] or () if path not in made]
 	if known:
-		_account({**values, "negatives": known}, made, "negatives", "Background loci, training", values["training_chroms"])
+		_account(
+			{**values, "negatives": known}, made, "negatives", "Background loci, training", values["training_chroms"]
+		)
 
 
 def account_all(values: dict[str, Any]) -> None:

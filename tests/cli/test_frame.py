@@ -181,7 +181,9 @@ def test_signals_end_with_their_codes(number, code):
 		"registry.COMMANDS['probe'] = registry.Command('probe_command', 'waits')\n"
 		"sys.argv = ['cherimoya', 'probe']\n__main__.run()"
 	)
-	process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+	process = subprocess.Popen(
+		[sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+	)
 	try:
 		assert process.stdout.readline() == b"ready\n"
 		process.send_signal(number)
@@ -212,9 +214,17 @@ def test_a_json_holds_numbers_that_json_has(tmp_path):
 	numpy = pytest.importorskip("numpy")
 	path = tmp_path / "x.json"
 	utils.write_json(
-		path, {"a": float("nan"), "b": (1, numpy.float32(0.5)), "c": numpy.arange(2), "d": tmp_path, 5: numpy.inf, "e": True}
+		path,
+		{"a": float("nan"), "b": (1, numpy.float32(0.5)), "c": numpy.arange(2), "d": tmp_path, 5: numpy.inf, "e": True},
 	)
-	assert json.loads(path.read_text()) == {"a": None, "b": [1, 0.5], "c": [0, 1], "d": str(tmp_path), "5": None, "e": True}
+	assert json.loads(path.read_text()) == {
+		"a": None,
+		"b": [1, 0.5],
+		"c": [0, 1],
+		"d": str(tmp_path),
+		"5": None,
+		"e": True,
+	}
 
 
 def test_devices():

@@ -46,7 +46,11 @@ def test_the_json_is_complete(folder):
 		(["-i", "a.bam", "-i", "b.bam"], None, {"signals": ["a.bam", "b.bam"], "controls": None, "loci": None}),
 		(["-i", "s.+.bw,s.-.bw"], None, {"signals": [["s.+.bw", "s.-.bw"]]}),
 		(["-i", "a.bam", "-c", "b.bam", "-c", "c.bam"], None, {"controls": ["b.bam", "c.bam"]}),
-		(["-i", "a.bam", "-p", "p.bed", "-p", "q.bed", "-neg", "n.bed"], None, {"loci": ["p.bed", "q.bed"], "negatives": ["n.bed"]}),
+		(
+			["-i", "a.bam", "-p", "p.bed", "-p", "q.bed", "-neg", "n.bed"],
+			None,
+			{"loci": ["p.bed", "q.bed"], "negatives": ["n.bed"]},
+		),
 		(["-i", "a.bam", "-m", "m.meme"], None, {"motifs": "m.meme"}),
 		(
 			["-i", "a.bam", "-u", "-f", "-pe", "-ps", "4", "-ns", "-4", "-sf", "0.5"],
@@ -87,7 +91,11 @@ def test_another_genome_gets_a_split_of_its_own(folder, capsys):
 	("flags", "code", "fragments"),
 	[
 		(["-i", "absent.bam", "-c", "gone.bam"], 3, ("absent.bam: no such file", "gone.bam: no such file")),
-		(["-i", "a.bam", "-sf", "-1"], 2, ("preprocessing_parameters.scale_factor must be a number above 0, not -1.0",)),
+		(
+			["-i", "a.bam", "-sf", "-1"],
+			2,
+			("preprocessing_parameters.scale_factor must be a number above 0, not -1.0",),
+		),
 		(["-i", "a.bam", "-ps", "four"], 2, ("invalid int value: 'four'",)),
 		([], 2, ("required", "-i")),
 	],

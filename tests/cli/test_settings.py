@@ -52,7 +52,11 @@ def test_a_key_has_one_declaration(key):
 	declared = [model.model_fields[key] for model in MODELS.values() if key in model.model_fields]
 	first = declared[0]
 	for other in declared:
-		assert (other.description, other.default, other.annotation) == (first.description, first.default, first.annotation)
+		assert (other.description, other.default, other.annotation) == (
+			first.description,
+			first.default,
+			first.annotation,
+		)
 		assert other.metadata == first.metadata
 
 
@@ -92,11 +96,19 @@ def _signature(path):
 @pytest.mark.parametrize(
 	("path", "command", "names"),
 	[
-		("cherimoya.io.windows.extract_windows", "fit", {"absolute": "absolute_signals", "chroms": None, "max_jitter": None, "verbose": None}),
+		(
+			"cherimoya.io.windows.extract_windows",
+			"fit",
+			{"absolute": "absolute_signals", "chroms": None, "max_jitter": None, "verbose": None},
+		),
 		("cherimoya.io.peaks.PeakGenerator", "fit", {"chroms": None, "verbose": None, "random_state": None}),
 		("cherimoya.io.negatives.gc_matched_negatives", "negatives", {"verbose": None}),
 		("cherimoya.Cherimoya", "fit", {"name": None, "verbose": None, "random_state": None}),
-		("cherimoya.interpret.attribution.saturation_mutagenesis", "attribute", {"verbose": None, "dtype": None, "device": None}),
+		(
+			"cherimoya.interpret.attribution.saturation_mutagenesis",
+			"attribute",
+			{"verbose": None, "dtype": None, "device": None},
+		),
 		("cherimoya.interpret.predict.predict", "predict", {"verbose": None, "dtype": None, "device": None}),
 		("cherimoya.training.evaluation.evaluate", "evaluate", {"device": None, "negatives": None}),
 	],
@@ -234,7 +246,9 @@ def test_a_pipeline_leaves_the_evaluation_to_its_own_step():
 
 
 def test_a_command_reads_its_section_of_a_pipeline_file():
-	settings = load_settings("fit", {**PIPELINE, "loci": "p.bed", "fit_parameters": {"negative_ratio": 0, "n_layers": 3}})
+	settings = load_settings(
+		"fit", {**PIPELINE, "loci": "p.bed", "fit_parameters": {"negative_ratio": 0, "n_layers": 3}}
+	)
 	assert (settings.n_layers, settings.loci) == (3, ["p.bed"])
 
 
@@ -326,7 +340,7 @@ def test_a_malformed_set(override):
 
 def test_set_of_an_unknown_key_or_a_wrong_type():
 	message = complaint("fit", FIT, "max_epoch=3", "n_layers=three")
-	assert "did you mean 'max_epochs'" in message and 'n_layers must be a whole number of at least 0' in message
+	assert "did you mean 'max_epochs'" in message and "n_layers must be a whole number of at least 0" in message
 
 
 # Bad files.
@@ -447,7 +461,9 @@ def test_a_folder_that_cannot_be_written(tmp_path, name, monkeypatch):
 
 
 def test_explain_names_the_origin_of_each_value():
-	settings = load_settings("pipeline", CONFIGS / "pipeline_good.json", ["fit_parameters.n_layers=3", "dtype=bfloat16"])
+	settings = load_settings(
+		"pipeline", CONFIGS / "pipeline_good.json", ["fit_parameters.n_layers=3", "dtype=bfloat16"]
+	)
 	rows = {line.split()[0]: line for line in explain(settings).splitlines()}
 	for key, kind in {
 		"name": "top level",

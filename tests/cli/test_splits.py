@@ -37,7 +37,15 @@ GENOMES = {
 	"plasmid": {"chromosome": 4_600_000, "pA": 9000},
 	"organelle only": {"chrM": 16569},
 }
-PLACES = ["chr8", "chr8:0-10", "chr8:10-20", "chr8:9-11", "chr22:33,000,000-37,000,000", "chr22:37000000-", "HLA-A*01:01:02"]
+PLACES = [
+	"chr8",
+	"chr8:0-10",
+	"chr8:10-20",
+	"chr8:9-11",
+	"chr22:33,000,000-37,000,000",
+	"chr22:37000000-",
+	"HLA-A*01:01:02",
+]
 
 
 def bases(places, sizes):
@@ -61,7 +69,8 @@ def test_a_proposed_split_is_one(genome):
 
 def test_organelles_sex_chromosomes_and_contigs_are_not_held_out():
 	split = propose_split(GENOMES["contigs"])
-	assert "MT" not in sum(split, []) and not any(place.startswith("KI") for place in sum(split, []))
+	places = [place for part in split for place in part]
+	assert "MT" not in places and not any(place.startswith("KI") for place in places)
 	assert "X" in split.training and "1" in split.training
 
 
@@ -76,7 +85,11 @@ def test_places_read_as_the_library_reads_them(text):
 	(place,), faults = parse_places([text])
 	region = parse_region(text)
 	assert not faults
-	assert (place.chrom, place.start, place.end) == (region.chrom, region.start, math.inf if region.end is None else region.end)
+	assert (place.chrom, place.start, place.end) == (
+		region.chrom,
+		region.start,
+		math.inf if region.end is None else region.end,
+	)
 
 
 @pytest.mark.parametrize(("a", "b"), list(itertools.product(PLACES, PLACES)))
@@ -92,11 +105,20 @@ def test_places_that_cannot_be_read(text):
 
 
 def test_a_split_without_a_chromosome_of_the_genome():
-	parts = {"training_chroms": (["chr2", "chr4"], True), "validation_chroms": (["chrV"], False), "test_chroms": (["chr1"], False)}
+	parts = {
+		"training_chroms": (["chr2", "chr4"], True),
+		"validation_chroms": (["chrV"], False),
+		"test_chroms": (["chr1"], False),
+	}
 	problems, _ = split_problems(parts, YEAST, "yeast.fa")
 	assert len(problems) == 1
-	assert "training_chroms (the default, for hg38: chr2, chr4) and test_chroms (chr1) have no chromosome of yeast.fa" in problems[0]
-	assert "chrI, chrII" in problems[0] and "and 11 more" in problems[0] and as_json(propose_split(YEAST)) in problems[0]
+	assert (
+		"training_chroms (the default, for hg38: chr2, chr4) and test_chroms (chr1) have no chromosome of yeast.fa"
+		in problems[0]
+	)
+	assert (
+		"chrI, chrII" in problems[0] and "and 11 more" in problems[0] and as_json(propose_split(YEAST)) in problems[0]
+	)
 
 
 def test_a_split_that_is_partly_there_is_noticed():
