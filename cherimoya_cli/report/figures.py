@@ -264,6 +264,8 @@ def histogram(
 	edges = np.linspace(min(0.0, float(values.min())), max(1.0, float(values.max())), 51)
 
 	def paint(figure: Figure) -> None:
+		from matplotlib.ticker import MaxNLocator
+
 		ax = _axes(figure, left=0.17, bottom=0.145, top=0.9)
 		ax.hist(values, bins=edges, color=MODEL, alpha=0.85, label="model")
 		if baseline is not None:
@@ -272,6 +274,7 @@ def histogram(
 			ax.axvline(baseline_mean, color=BASELINE, linewidth=1.4, label="mean of the baseline")
 		ax.set_xlim(edges[0], edges[-1])
 		ax.set_ylim(0, 1.2 * ax.get_ylim()[1])  # room for the legend
+		ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
 		ax.set_xlabel("Pearson correlation of a locus's profile")
 		ax.set_ylabel("Loci")
 		ax.set_title(title)
@@ -282,6 +285,29 @@ def histogram(
 		f"middle half {np.quantile(values, 0.25):.2f} to {np.quantile(values, 0.75):.2f}."
 	)
 	return Picture(_draw(paint, (3.7, 3.7)), alt)
+
+
+def gc_histogram(edges: np.ndarray, loci: np.ndarray, background: np.ndarray) -> Picture:
+	"""GC content of loci and background, as shares of each: ``edges`` (bins + 1,), the others (bins,)."""
+	shares = [100 * values / max(values.sum(), 1) for values in (loci, background)]
+	used = np.flatnonzero(loci + background)
+	first, last = (int(used[0]), int(used[-1])) if len(used) else (0, len(loci) - 1)
+
+	def paint(figure: Figure) -> None:
+		ax = _axes(figure)
+		ax.stairs(shares[0], 100 * edges, fill=True, color=MODEL, alpha=0.85, label="loci")
+		ax.stairs(shares[1], 100 * edges, color=BASELINE, linewidth=1.4, label="background")
+		ax.set_xlim(100 * edges[max(first - 1, 0)], 100 * edges[min(last + 2, len(edges) - 1)])
+		ax.set_ylim(0, 1.25 * max(float(max(share.max() for share in shares)), 1e-9))
+		ax.set_xlabel("GC content of the input window (%)")
+		ax.set_ylabel("Loci (%)")
+		ax.set_title("GC content")
+		ax.legend(loc="upper right")
+
+	middle = (edges[:-1] + edges[1:]) / 2
+	means = [float(values @ middle) / max(float(values.sum()), 1) for values in (loci, background)]
+	alt = f"Histogram of GC content: loci {means[0]:.0%} on average, background {means[1]:.0%}."
+	return Picture(_draw(paint, PANEL), alt)
 
 
 # ---------------------------------------------------------------------------------------------- profiles
@@ -340,7 +366,9 @@ def profile(
 		ax.set_title(title)
 		ax.legend(loc="upper right", ncols=2, borderaxespad=0, columnspacing=1.0, handletextpad=0.5)
 
-	measure = f"; profile Pearson {pearson:.2f}" if pearson is not None and np.isfinite(pearson) else ""
+	measure = (
+		f"; profile Pearson {pearson:.2f}".replace("-", "−") if pearson is not None and np.isfinite(pearson) else ""
+	)
 	reads = f"{observed.sum():,.0f} reads observed, {predicted.sum():,.0f} predicted"
 	alt = f"{title}, {label}: {reads} in {length:,} bp{measure}."
 	return Picture(_draw(paint, PANEL), alt, f"{label}{measure}. {reads}.")
@@ -364,6 +392,14 @@ def strongest_window(contributions: np.ndarray, width: int) -> int:
 	return min(max(at, 0), len(contributions) - width)
 
 
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def _power_of_ten(largest: float) -> int:
+	"""The power to take out of an axis whose largest value is given: 0 unless it is below 0.001."""
+	return 0 if largest >= 1e-3 or largest == 0 else int(np.floor(np.log10(largest)))
+
+
 def contribution_logo(
 	one_hot: np.ndarray, contributions: np.ndarray, *, chrom: str, start: int, width: int = 50, unit: str
 ) -> Picture:
@@ -385,6 +421,9 @@ def contribution_logo(
 	length = len(contributions)
 	width = min(width, length)
 	at = strongest_window(contributions, width)
+	power = _power_of_ten(float(np.abs(contributions).max()))
+	contributions = contributions / 10.0**power
+	unit = f"{unit} (×10{str(power).translate(SUPERSCRIPT)})" if power else unit
 	zoom = slice(at, at + width)
 	sequence = "".join("NACGT"[int(c.argmax()) + 1 if c.any() else 0] for c in one_hot[:, zoom].T)
 	place = f"{chrom}:{start + at:,}–{start + at + width:,}"

@@ -33,16 +33,20 @@ KNOWN_FILES = (
 	(".control.bw", "control signal, reads per bp"),
 	(".control.+.bw", "control signal of the + strand, reads per bp"),
 	(".control.-.bw", "control signal of the − strand, reads per bp"),
+	(".signals.record.json", "how many reads of each file were used"),
 	(".negatives.bed", "GC-matched background loci"),
+	(".negatives.record.json", "how the background was found"),
 	(".torch", "the model (best epoch)"),
 	(".final.torch", "the model at the end of training"),
 	(".log", "training log"),
 	(".detailed.log", "training log with measures of each group"),
 	(".fit.record.json", "record of the training run"),
 	(".performance.tsv", "measures on the validation split"),
+	(".performance.json", "what the measures on the validation split were made from"),
 	(".baselines.tsv", "measures of the baselines on the validation split"),
 	(".evaluation.npz", "values per validation locus"),
 	(".test.performance.tsv", "measures on the test split"),
+	(".test.performance.json", "what the measures on the test split were made from"),
 	(".test.baselines.tsv", "measures of the baselines on the test split"),
 	(".test.evaluation.npz", "values per test locus"),
 	(".predictions.npz", "predictions at the loci"),
@@ -115,6 +119,28 @@ class RunFile(NamedTuple):
 	size: int
 
 
+class ReadFile(NamedTuple):
+	"""A file of reads that became a signal or a control."""
+
+	name: str
+	role: str
+	unit: str
+	given: int
+	used: int
+	dropped: dict[str, int]
+
+
+class Background(NamedTuple):
+	"""How the background loci were found."""
+
+	edges: np.ndarray  # (bins + 1,) GC content
+	gc_loci: np.ndarray  # (bins,)
+	gc_background: np.ndarray  # (bins,)
+	ks: float
+	requested: int
+	found: int
+
+
 @dataclass(frozen=True)
 class Run:
 	"""Everything the report is made from."""
@@ -127,6 +153,8 @@ class Run:
 	step_settings: dict[str, dict[str, Any]]
 	step_seconds: dict[str, float]
 	files: list[RunFile]
+	reads: list[ReadFile] = field(default_factory=list)
+	background: Background | None = None
 	accounting: dict[str, Accounting] = field(default_factory=dict)
 
 	@property
@@ -200,6 +228,8 @@ def read_run(name: str) -> Run:
 	steps = ("negatives", "fit", "evaluate", "predict", "attribute")
 	step_settings = {step: attempt(_read_json, f".{step}.json") for step in steps}
 	step_seconds = _read_seconds(name, attempt)
+	reads = attempt(_read_reads, ".signals.record.json") or []
+	background = attempt(_read_background, ".negatives.record.json")
 	if problems:
 		raise InputError(join_problems(problems))
 	if fit_record is None and log is None and not evaluations:
@@ -216,6 +246,8 @@ def read_run(name: str) -> Run:
 		step_settings={step: settings for step, settings in step_settings.items() if settings},
 		step_seconds=step_seconds,
 		files=_list_files(name),
+		reads=reads,
+		background=background,
 		accounting=_read_accounting(fit_record, evaluations),
 	)
 	_check_groups(run)
@@ -312,6 +344,26 @@ def _read_bed(path: Path) -> list[tuple[str, int]]:
 			fields = line.split("\t")
 			rows.append((fields[0], int(fields[1])))
 	return rows
+
+
+def _read_reads(path: Path) -> list[ReadFile]:
+	"""The files of reads, from the record of their conversion to bigWigs."""
+	record = _read_json(path)
+	files = []
+	for role, key in (("signal", "signals"), ("control", "controls")):
+		for conversion in record.get(key) or []:
+			for file in conversion["files"]:
+				dropped = {str(reason): int(n) for reason, n in file["dropped"].items() if n}
+				name, unit = Path(file["file"]).name, str(file["unit"])
+				files.append(ReadFile(name, role, unit, int(file["given"]), int(file["used"]), dropped))
+	return files
+
+
+def _read_background(path: Path) -> Background:
+	"""The GC content of loci and background, from the record of the search."""
+	record = _read_json(path)
+	edges, loci, found = (np.asarray(record[key], dtype=float) for key in ("bin_edges", "gc_loci", "gc_negatives"))
+	return Background(edges, loci, found, float(record["ks"]), int(record["requested"]), int(record["found"]))
 
 
 def _read_seconds(name: str, attempt: Callable[..., Any]) -> dict[str, float]:

@@ -71,7 +71,7 @@ def build_page(run: Run, *, n_logos: int = 4) -> str:
 		("counts", "Observed and predicted counts", _counts(run)),
 		("profiles", "Profiles of three held-out loci", _profiles(run)),
 		("contributions", "Contributions of bases", _contributions(run, n_logos)),
-		("loci", "Where the loci went", _loci(run)),
+		("loci", "Where the reads and loci went", _loci(run)),
 		("training", "Training", _training(run)),
 		("settings", "Settings", _settings(run)),
 		("files", "Versions and files", _provenance(run)),
@@ -510,7 +510,7 @@ def _contributions(run: Run, n_logos: int) -> str:
 	strength = (sums[:, kernel:] - sums[:, :-kernel]).max(axis=1)  # (n, W + 1 - kernel) -> (n,)
 	output = attributions.settings.get("output", "counts")
 	profile = output == "profile"
-	unit = "Profile contribution" if profile else "Log-count contribution"
+	unit = "Δ profile score" if profile else "Δ log count"
 	pictures = []
 	for i in pick_apart(strength, attributions.chroms, attributions.starts, contributions.shape[1], n_logos):
 		pictures.append(
@@ -550,6 +550,34 @@ def pick_apart(strength: np.ndarray, chroms: Sequence[str], starts: np.ndarray, 
 
 
 def _loci(run: Run) -> str:
+	return "\n".join([*_reads(run), _accounting(run), *_background(run)])
+
+
+def _reads(run: Run) -> list[str]:
+	if not run.reads:
+		return []
+	rows = []
+	for file in run.reads:
+		lost = "; ".join(f"{reason} {n:,}" for reason, n in file.dropped.items()) or "none"
+		name = f"<code>{escape(file.name)}</code>" + (" (control)" if file.role == "control" else "")
+		rows.append([name, escape(file.unit), f"{file.given:,}", f"{file.used:,}", escape(lost)])
+	table = _table(["Reads", "Unit", "Given", "Used", "Dropped"], rows, label="Reads used", css="numbers reads")
+	return ["<h3>Reads</h3>", table, "<h3>Loci</h3>"]
+
+
+def _background(run: Run) -> list[str]:
+	found = run.background
+	if found is None:
+		return []
+	picture = figures.gc_histogram(found.edges, found.gc_loci, found.gc_background)
+	text = (
+		f"{found.found:,} of {found.requested:,} background loci were found, matched to the loci in GC content "
+		f"(Kolmogorov–Smirnov distance {found.ks:.2f}; 0 is a perfect match)."
+	)
+	return ["<h3>Background</h3>", _grid([picture._replace(caption=text)], "g")]
+
+
+def _accounting(run: Run) -> str:
 	accounting = {key: run.accounting[key] for key in SPLIT_NAMES if key in run.accounting}
 	if not accounting:
 		return _absent("There is no record of the loci: the run was not trained by this version's fit.")
@@ -657,15 +685,18 @@ def _value(value: Any) -> str:
 	return json.dumps(value, ensure_ascii=False)
 
 
+def _pairs(settings: dict[str, Any]) -> str:
+	"""Settings as a list of names and values, in columns where there is room."""
+	items = "".join(
+		f"<div><dt><code>{escape(key)}</code></dt><dd><code>{escape(_value(value))}</code></dd></div>"
+		for key, value in settings.items()
+	)
+	return f'<dl class="pairs">{items}</dl>'
+
+
 def _settings(run: Run) -> str:
-	training = (run.fit_record or {}).get("settings") or run.step_settings.get("fit")
-	html = []
-	if training:
-		rows = [
-			[f"<code>{escape(key)}</code>", f"<code>{escape(_value(value))}</code>"] for key, value in training.items()
-		]
-		html.append("<h3>Training</h3>")
-		html.append(_table(["Setting", "Value"], rows, label="Settings of training", css="settings"))
+	training = (run.fit_record or {}).get("settings") or run.step_settings.get("fit") or {}
+	html = ["<h3>Training</h3>", _pairs(training)] if training else []
 	titles = {
 		"negatives": "Background loci",
 		"evaluate": "Evaluation",
@@ -673,20 +704,13 @@ def _settings(run: Run) -> str:
 		"attribute": "Contributions",
 	}
 	for step, title in titles.items():
-		settings = run.step_settings.get(step) or {}
-		known = training or {}
-		own = {key: value for key, value in settings.items() if key not in known or known[key] != value}
+		settings = run.step_settings.get(step, {})
+		own = {key: value for key, value in settings.items() if key not in training or training[key] != value}
 		if own:
-			rows = [
-				[f"<code>{escape(key)}</code>", f"<code>{escape(_value(value))}</code>"] for key, value in own.items()
-			]
-			html.append(f"<h3>{escape(title)}</h3>")
-			html.append(_table(["Setting", "Value"], rows, label=f"Settings of {title.lower()}", css="settings"))
+			html += [f"<h3>{escape(title)}</h3>", _pairs(own)]
 	if not html:
 		return _absent("No settings were recorded.")
-	if len(html) > 2:
-		html.append(_note("Later steps list only what differs from training."))
-	return "\n".join(html)
+	return "\n".join([*html, _note("Later steps list only what differs from training.")])
 
 
 def _versions(run: Run) -> dict[str, str]:

@@ -41,6 +41,10 @@ LOW_AUROC = 0.7
 OVERFIT_SHARE = 0.1
 #: Difference that counts when there are no values per locus.
 MARGIN = 0.02
+#: Training steps below which the model has hardly begun to learn.
+FEW_STEPS = 300
+#: Kolmogorov-Smirnov distance of GC content from which loci and background differ by composition alone.
+GC_GAP = 0.2
 N_BOOTSTRAP = 500
 
 MEASURES = {"profile": "profile_pearson", "counts": "count_pearson"}
@@ -242,20 +246,25 @@ def _finding(comparison: Comparison, run: Run) -> str:
 	)
 	if c.outcome == "unknown":
 		if math.isfinite(c.model):
-			return f"{what}{where}: Pearson {c.model:.2f}; no baseline was measured."
+			return f"{what}{where}: Pearson {_plain(c.model)}; no baseline was measured."
 		return f"{what}{where}: not measured."
 	words = {"better": "better than", "worse": "worse than", "no different": "not distinguishable from"}[c.outcome]
 	interval = ""
 	if math.isfinite(c.low):
 		interval = f", difference {_signed(c.model - c.baseline)} (95% interval {_signed(c.low)} to {_signed(c.high)})"
 	text = (
-		f"{what}{where}: Pearson {c.model:.2f} against {c.baseline:.2f} for {reference}{interval}: {words} the baseline"
+		f"{what}{where}: Pearson {_plain(c.model)} against {_plain(c.baseline)} for {reference}{interval}: "
+		f"{words} the baseline"
 	)
 	if c.outcome == "better" and not c.usable:
 		return f"{text}, but too low to be of use (below {FLOORS[c.part]:g})."
 	if c.usable and c.part == "counts":
 		return f"{text}; {strength(c.model)} agreement."
 	return f"{text}."
+
+
+def _plain(value: float) -> str:
+	return f"{value:.2f}".replace("-", "−")
 
 
 def _signed(value: float) -> str:
@@ -361,6 +370,11 @@ def _background_cautions(run: Run) -> list[str]:
 				f"Predicted counts hardly tell peaks from background{where}: area under the ROC curve {auroc:.2f}. "
 				"Do not use them to find peaks."
 			)
+	if run.background is not None and run.background.ks > GC_GAP:
+		texts.append(
+			f"Loci and background differ in GC content (Kolmogorov-Smirnov distance {run.background.ks:.2f}): "
+			"telling them apart takes no more than base composition."
+		)
 	if not any(math.isfinite(row.get("auroc", math.nan)) for row in run.held_out.rows):
 		texts.append("Not measured on background loci: whether it tells peaks from background is not known.")
 	return texts
@@ -380,6 +394,17 @@ def _training_cautions(run: Run) -> list[str]:
 		return []
 	texts = []
 	best, last = saved_epoch(log), len(log["Epoch"]) - 1
+	steps = log.get("Iteration")
+	if steps is not None and steps[-1] < FEW_STEPS:
+		texts.append(
+			f"Only {steps[-1]:,.0f} training steps were taken (below {FEW_STEPS}): set min_total_steps, or a smaller "
+			"batch_size, so that few loci are seen more often."
+		)
+	if best == 0:
+		texts.append(
+			"The first epoch was kept as the best one: the measure that picks the epoch never improved on it. Train "
+			"longer, or pick by another measure (select_on)."
+		)
 	planned = ((run.fit_record or {}).get("settings") or {}).get("max_epochs")
 	if best == last and (planned is None or last + 1 >= planned):
 		texts.append("The last epoch was the best one: it may still improve with a larger max_epochs.")

@@ -180,6 +180,7 @@ def make_run(
 	reads: float = 300,
 	signals: list | None = None,
 	training: int = 4100,
+	ks: float = 0.03,
 ) -> str:
 	"""The files that a run leaves, in `folder`; returns the run's prefix."""
 	prefix = str(folder / name)
@@ -229,6 +230,14 @@ def make_run(
 		Path(f"{prefix}.fit.json").write_text(json.dumps(settings))
 		Path(f"{prefix}.evaluate.json").write_text(json.dumps(settings | {"batch_size": 128}))
 		Path(f"{prefix}.attribute.json").write_text(json.dumps({"name": name, "output": "counts", "attr_window": 400}))
+		reads = {"file": f"in/{name}.bam", "unit": "reads", "given": 5000, "used": 4900, "dropped": {"unmapped": 100}}
+		Path(f"{prefix}.signals.record.json").write_text(
+			json.dumps({"signals": [{"files": [reads]}], "controls": [{"files": [reads | {"file": "input.bam"}]}]})
+		)
+		gc = np.exp(-0.5 * ((np.arange(50) - 20) / 3) ** 2).round(3).tolist()
+		edges = np.linspace(0, 1, 51).tolist()
+		search = {"bin_edges": edges, "gc_loci": gc, "gc_negatives": gc, "ks": ks, "requested": 5600, "found": 5590}
+		Path(f"{prefix}.negatives.record.json").write_text(json.dumps(search))
 		Path(f"{prefix}.fit.done.json").write_text(json.dumps({"seconds": 190.2, "fingerprint": "00"}))
 	return prefix
 
@@ -310,6 +319,7 @@ def test_a_run_that_was_not_measured_has_no_verdict(tmp_path):
 		pytest.param({"reads": 30}, "Shallow data", id="shallow"),
 		pytest.param({"test": False}, "no test split", id="validation-only"),
 		pytest.param({"negatives": False}, "Not measured on background", id="no-negatives"),
+		pytest.param({"ks": 0.21}, "differ in GC content", id="background-of-other-composition"),
 		pytest.param({"overfit": True}, "Overfitting: the validation profile loss", id="overfit"),
 	],
 )
@@ -333,6 +343,13 @@ def test_cautions(tmp_path, options, expected):
 			{"accounting": {"training": Accounting(6000, 4100, {"excluded": 900, NOT_SELECTED: 1000})}},
 			None,
 			id="some-lost",
+		),
+		pytest.param(
+			{"log": {"Epoch": np.arange(4), "Iteration": np.arange(4) * 99}}, "Only 297 training steps", id="few-steps"
+		),
+		pytest.param({"log": {"Epoch": np.arange(4), "Iteration": np.arange(4) * 100}}, None, id="enough-steps"),
+		pytest.param(
+			{"log": {"Epoch": np.arange(4), "Saved?": np.arange(4) < 1}}, "The first epoch", id="first-is-best"
 		),
 		pytest.param(
 			{"log": {"Epoch": np.arange(4), "Saved?": np.array([True] * 4)}}, "larger max_epochs", id="last-is-best"
@@ -363,7 +380,7 @@ def test_caution_about_a_gap_between_validation_and_test(drop, warned):
 
 
 def test_chosen_loci_are_not_called_held_out(tmp_path):
-	prefix = make_run(tmp_path, test=False)
+	prefix = make_run(tmp_path, test=False, attributions=False, log=False)
 	record = Path(f"{prefix}.performance.json")
 	record.write_text(json.dumps(json.loads(record.read_text()) | {"split": "Chosen loci"}))
 	verdict = judge(read_run(prefix))
@@ -469,8 +486,8 @@ def test_page_is_well_formed_and_accessible(full_page):
 	ids = page.values("id")
 	assert len(ids) == len(set(ids))
 	figures = [attrs for tag, attrs in page.tags if tag == "svg"]
-	# two groups: two scatter plots, a histogram and three profiles each; four curves; four logos
-	assert len(figures) == 2 * 3 + 2 * 3 + 4 + 4
+	# two groups: two scatter plots, a histogram and three profiles each; four curves, four logos, GC content
+	assert len(figures) == 2 * 3 + 2 * 3 + 4 + 4 + 1
 	assert all(len(attrs["aria-label"]) > 20 and attrs["role"] == "img" for attrs in figures)
 	assert [tag for tag, _ in page.tags].count("h1") == 1
 	references = [v[1:] for v in page.values("href", "xlink:href", "aria-labelledby") if v.startswith("#")]
@@ -516,27 +533,32 @@ def test_page_is_the_same_for_the_same_run(full_page):
 
 
 @pytest.mark.parametrize(
-	("options", "words"),
+	("options", "expected"),
 	[
-		pytest.param({"negatives": False}, "Background loci were not measured", id="no-negatives"),
-		pytest.param({"attributions": False}, "run attribute", id="no-attributions"),
-		pytest.param({"test": False}, "There is no test split", id="no-test-split"),
-		pytest.param({"baselines": False}, "No baselines were measured", id="no-baselines"),
-		pytest.param({"log": False}, "There is no training log", id="no-log"),
-		pytest.param({"record": False}, "There is no record of the loci", id="no-record"),
-		pytest.param({"test": False, "validation": False}, "has not been evaluated", id="not-evaluated"),
-		pytest.param({"n": 1}, "Only 1 test loci", id="one-locus"),
+		pytest.param(
+			{"negatives": False, "attributions": False, "baselines": False},
+			("Background loci were not measured", "run attribute", "No baselines were measured"),
+			id="no-negatives-attributions-or-baselines",
+		),
+		pytest.param(
+			{"test": False, "log": False, "record": False, "attributions": False},
+			("There is no test split", "There is no training log", "There is no record of the loci"),
+			id="no-test-split-log-or-record",
+		),
+		pytest.param({"test": False, "validation": False}, ("has not been evaluated",), id="not-evaluated"),
+		pytest.param({"n": 1, "attributions": False}, ("Only 1 test loci",), id="one-locus"),
 	],
 )
-def test_page_says_what_is_missing(tmp_path, options, words):
-	text = write_report(make_run(tmp_path, **options)).read_text(encoding="utf-8")
-	page = Page(text)
-	assert words in " ".join(page.text)
+def test_page_says_what_is_missing(tmp_path, options, expected):
+	page = Page(write_report(make_run(tmp_path, **options)).read_text(encoding="utf-8"))
+	text = " ".join(page.text)
+	for words in expected:
+		assert words in text
 	assert [attrs["id"] for tag, attrs in page.tags if tag == "section"] == list(SECTIONS)
 
 
 def test_page_without_values_per_locus(tmp_path):
-	prefix = make_run(tmp_path)
+	prefix = make_run(tmp_path, attributions=False, log=False)
 	Path(f"{prefix}.test.evaluation.npz").unlink()
 	text = write_report(prefix).read_text(encoding="utf-8")
 	assert "There are no values per held-out locus" in text and "There are no example loci" in text
@@ -544,7 +566,9 @@ def test_page_without_values_per_locus(tmp_path):
 
 def test_user_text_is_escaped(tmp_path):
 	bad = '<script>alert("x")</script> & co'
-	prefix = make_run(tmp_path, "a<b>&c", groups=(1, 1), signals=[f"{bad}.bw", "other.bw"])
+	prefix = make_run(
+		tmp_path, "a<b>&c", groups=(1, 1), signals=[f"{bad}.bw", "other.bw"], attributions=False, log=False
+	)
 	text = write_report(prefix).read_text(encoding="utf-8")
 	page = Page(text)
 	assert "script" not in {tag for tag, _ in page.tags} and "b" not in {tag for tag, _ in page.tags}
@@ -553,7 +577,7 @@ def test_user_text_is_escaped(tmp_path):
 
 
 def test_page_of_many_loci_stays_small(tmp_path):
-	prefix = make_run(tmp_path, n=50_000, test=False)
+	prefix = make_run(tmp_path, n=50_000, test=False, attributions=False, log=False)
 	assert write_report(prefix).stat().st_size < 3_000_000
 
 
@@ -679,7 +703,7 @@ def write_settings(folder: Path, prefix: str) -> str:
 
 
 def test_program_writes_the_report(tmp_path, capsys):
-	prefix = make_run(tmp_path)
+	prefix = make_run(tmp_path, attributions=False, log=False)
 	assert main(["-p", write_settings(tmp_path, prefix)]) == 0
 	assert f"{prefix}.report.html" in capsys.readouterr().out
 	assert Path(f"{prefix}.report.html").read_text().startswith("<!DOCTYPE html>")
@@ -736,7 +760,7 @@ def test_all_spoilt_files_are_named_at_once(tmp_path):
 
 
 def test_a_log_cut_short_by_a_kill_is_drawn(tmp_path):
-	prefix = make_run(tmp_path)
+	prefix = make_run(tmp_path, attributions=False, test=False, validation=False)
 	log = Path(f"{prefix}.log")
 	log.write_text(log.read_text()[:-30])
 	assert len(read_run(prefix).log["Epoch"]) == 19
@@ -744,7 +768,7 @@ def test_a_log_cut_short_by_a_kill_is_drawn(tmp_path):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-	prefix = make_run(tmp_path)
+	prefix = make_run(tmp_path, test=False, validation=False, attributions=False, log=False)
 	with pytest.raises(InputError, match=r"nowhere/x\.html: cannot be written"):
 		write_report(prefix, path=str(tmp_path / "nowhere" / "x.html"))
 
