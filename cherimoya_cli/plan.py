@@ -28,6 +28,9 @@ HASHED_WHOLE = 64 * 2**20
 SAMPLE = 2**20
 """Bytes of each sample (start, middle, end) of a larger file."""
 
+REASONS_SHOWN = 3
+"""How many reasons to run a step are told."""
+
 INDIFFERENT = frozenset({"verbose", "num_workers", "n_jobs", "device", "skip", "dry_run"})
 """Settings that change how a step runs, but not what comes out."""
 
@@ -200,7 +203,10 @@ def examine(step: Step, *, trust: bool = False, program: str | None = None) -> S
 	if record["version"] != program:
 		return Status(True, f"made by version {record['version']}, this is {program}")
 	reasons = changed_settings(step, record["settings"]) + changed_files(step, record)
-	return Status(True, "; ".join(reasons)) if reasons else Status(False, "up to date")
+	if not reasons:
+		return Status(False, "up to date")
+	more = f"; and {len(reasons) - REASONS_SHOWN} more" if len(reasons) > REASONS_SHOWN else ""
+	return Status(True, "; ".join(reasons[:REASONS_SHOWN]) + more)
 
 
 def changed_settings(step: Step, before: Mapping[str, Any]) -> list[str]:
@@ -224,7 +230,8 @@ def changed_files(step: Step, record: Mapping[str, Any]) -> list[str]:
 		if path not in record["inputs"]:
 			reasons.append(f"input {path} is new")
 		elif not unchanged(path, record["inputs"][path]):
-			reasons.append(f"input {path} changed")
+			what = "changed" if record["inputs"][path] is not None else "was not there before"
+			reasons.append(f"input {path} {what}")
 	for path in step.outputs:
 		if not unchanged(path, record["outputs"].get(path)):
 			reasons.append(f"output {path} was changed since")
@@ -395,7 +402,7 @@ def _plan_reads(draft: _Draft) -> dict[str, Any]:
 		"signals": settings.signals,
 		"controls_given": settings.controls,
 		"controls": settings.controls,
-		"loci": settings.loci,
+		"loci": settings.loci or settings.fit_parameters.loci,
 		"negatives": settings.negatives,
 		"model": settings.model,
 	}
@@ -403,7 +410,7 @@ def _plan_reads(draft: _Draft) -> dict[str, Any]:
 	values = {**preprocessing, "name": settings.name, "sequences": settings.sequences}
 	values["summits"] = settings.fit_parameters.summits
 	reads = {key: read_groups(made[key]) if has_reads(made[key]) else [] for key in ("signals", "controls")}
-	if settings.loci is None and settings.fit_parameters.loci is None and reads["signals"]:
+	if made["loci"] is None and reads["signals"]:
 		module = (sys.executable, "-m", "cherimoya_cli.peaks")
 		draft.add(
 			"peaks",

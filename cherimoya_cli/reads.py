@@ -11,6 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -226,6 +227,7 @@ def iterate_reads(
 	fragments: bool,
 	accounting: ReadAccounting,
 	sequences: str | None = None,
+	rows: int | None = None,
 ) -> Iterator[Chunk]:
 	"""Reads, or fragments, of a file, a chunk at a time.
 
@@ -245,6 +247,8 @@ def iterate_reads(
 		Gains what was given, used and dropped.
 	sequences: str or None
 		The FASTA, which CRAM needs. Default is None.
+	rows: int or None
+		Stop after as many rows; None (the default) reads them all.
 
 	Yields
 	------
@@ -260,11 +264,11 @@ def iterate_reads(
 	"""
 	layout = detect_layout(path)
 	if layout in ("bam", "cram", "sam"):
-		rows = _alignments(path, fragments=fragments, accounting=accounting, sequences=sequences)
+		records = _alignments(path, fragments=fragments, accounting=accounting, sequences=sequences)
 	elif fragments:
-		rows = _text_fragments(path, layout, accounting)
+		records = _text_fragments(path, layout, accounting)
 	elif layout in ("bed_stranded", "bedpe_stranded"):
-		rows = _text_reads(path, layout, accounting)
+		records = _text_reads(path, layout, accounting)
 	else:
 		raise SettingsError(
 			f"{path}: its rows have no strand, so the 5' end of a read is unknown; set fragments to true in "
@@ -273,7 +277,7 @@ def iterate_reads(
 	ids = {chrom: i for i, chrom in enumerate(chrom_sizes)}
 	unknown: Counter[str] = Counter()
 	columns: tuple[list[int], list[int], list[int], list[bool]] = ([], [], [], [])
-	for chrom, start, end, reverse in rows:
+	for chrom, start, end, reverse in islice(records, rows):
 		index = ids.get(chrom)
 		if index is None:
 			unknown[chrom] += 1

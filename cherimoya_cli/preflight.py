@@ -1,0 +1,355 @@
+"""What can be known to fail before a pipeline starts: every problem is found first, and said together."""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cherimoya.errors import CherimoyaError, InputError, MissingFileError, SettingsError, join_problems, missing_extra
+from cherimoya_cli.plan import Step, has_reads, needed_extras
+from cherimoya_cli.reads import ReadAccounting, describe_naming, is_reads, is_remote, iterate_reads, read_groups
+from cherimoya_cli.settings import SECTIONS, SPLITS, PipelineSettings
+from cherimoya_cli.utils import available_memory, check_split, output_folder, resolve_device, warn
+
+if TYPE_CHECKING:
+	from cherimoya.io.loci import Loci
+
+ROWS_TRIED = 1000
+"""Rows of a file of reads that are read to see whether it can be used."""
+
+GIGABYTE = 10**9
+
+
+def raise_together(errors: Sequence[CherimoyaError]) -> None:
+	"""Raise one error that holds all of them; a wrong setting decides the exit code before a bad input does."""
+	if not errors:
+		return
+	if len(errors) == 1:
+		raise errors[0]
+	texts = dict.fromkeys(line for error in errors for line in _separate(str(error)))
+	message = join_problems(texts)
+	if any(isinstance(error, SettingsError) for error in errors):
+		raise SettingsError(message)
+	if all(isinstance(error, MissingFileError) for error in errors):
+		raise MissingFileError(message)
+	raise InputError(message)
+
+
+def _separate(message: str) -> list[str]:
+	"""The problems of a message that may itself be a numbered list of them."""
+	head, *lines = message.split("\n")
+	if head.endswith(" problems:") and all(line.startswith("  ") for line in lines):
+		return [line.strip().split(". ", 1)[-1] for line in lines]
+	return [message]
+
+
+# ---- settings alone ---------------------------------------------------------------------------------
+
+
+def check_settings(settings: PipelineSettings) -> None:
+	"""Raise SettingsError for settings that no plan can be made of; reads no file."""
+	raise_together([SettingsError(f"{settings.source}: {text}") for text in _settings_problems(settings)])
+
+
+def _settings_problems(settings: PipelineSettings) -> Iterator[str]:
+	"""What is wrong with the settings of a pipeline as a whole, a sentence each."""
+	for key in ("signals", "controls"):
+		files = [path for group in read_groups(getattr(settings, key)) for path in group]
+		reads = [path for path in files if is_reads(path)]
+		if reads and len(reads) < len(files):
+			other = next(path for path in files if path not in reads)
+			yield (
+				f"{key} holds reads ({reads[0]}) and bigWigs ({other}); give all of them as reads, or all as bigWigs "
+				"(a pipeline with reads alone makes them)"
+			)
+	if settings.loci is None and settings.fit_parameters.loci is None and not has_reads(settings.signals):
+		yield (
+			"loci is null and signals are bigWigs, but peaks can only be called from reads; name the peaks in loci, "
+			"or give the reads as signals"
+		)
+	for section in SECTIONS:
+		part = getattr(settings, section)
+		for key in ("signals", "controls"):
+			value = getattr(part, key, None)
+			if value != getattr(settings, key) and has_reads(value):
+				yield f"{section}.{key} holds reads; name reads in the {key} of the top level, which all steps share"
+	if settings.attribute_parameters.algorithm == "deep_lift_shap":
+		yield (
+			"attribute_parameters.algorithm is deep_lift_shap, which is not available yet; set it to "
+			'"saturation_mutagenesis"'
+		)
+
+
+# ---- inputs -----------------------------------------------------------------------------------------
+
+
+class Needs(NamedTuple):
+	"""Bytes that a run needs, of disk in the output folder and of memory, and the device that it will use."""
+
+	disk: int
+	memory: int
+	device: str
+
+
+def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[str]) -> Needs:
+	"""Check everything that the steps to be run depend on, and raise one error that says all that is wrong.
+
+	Parameters
+	----------
+	settings: PipelineSettings
+		The pipeline's settings.
+	steps: sequence of Step
+		Its plan.
+	running: set of str
+		Names of the steps that will run.
+
+	Returns
+	-------
+	needs: Needs
+		The disk and memory that the run takes, estimated.
+	"""
+	errors: list[CherimoyaError] = []
+
+	def attempt(check: Callable[..., Any], *args: Any) -> Any:
+		try:
+			return check(*args)
+		except CherimoyaError as error:
+			errors.append(error)
+			return None
+
+	active = [step for step in steps if step.name in running]
+	made = {path for step in steps for path in step.outputs}
+	for package, extra, purpose in needed_extras(active):
+		if find_spec(package) is None:
+			errors.append(missing_extra(package, extra=extra, needed_for=purpose))
+	device = attempt(resolve_device, settings.device) if any("device" in step.settings for step in active) else "cpu"
+	chrom_sizes = attempt(_open_genome, settings.sequences)
+	loci: dict[tuple[tuple[str, ...], bool], Loci | None] = {}
+	if chrom_sizes:
+		attempt(_check_reads, settings, active, chrom_sizes)
+		attempt(_check_tracks, active, made, chrom_sizes)
+		for step in active:
+			for key in ("loci", "negatives", "exclusion_lists"):
+				paths = tuple(path for path in step.settings.get(key) or () if path not in made)
+				summits = key == "loci" and step.settings.get("summits", False)
+				if paths and (paths, summits) not in loci:
+					loci[paths, summits] = attempt(_read_loci, key, list(paths), summits, chrom_sizes)
+		fit = next((step for step in active if step.name in ("fit", "evaluate")), None)
+		before = len(errors)
+		if fit is not None and isinstance(settings, PipelineSettings):
+			for notice in attempt(check_split, settings, chrom_sizes) or ():
+				warn(f"note: {settings.source}: {notice}")
+		if fit is not None and len(errors) == before and not made & set(fit.settings["loci"]):
+			table = loci.get((tuple(fit.settings["loci"]), fit.settings["summits"]))
+			if table is not None:
+				attempt(_check_splits, settings, fit, table, chrom_sizes)
+	if settings.model is not None:
+		attempt(_check_model, settings, active)
+	n_loci = {key[0]: len(table) for key, table in loci.items() if table is not None}
+	needs = estimate_needs(active, str(device), n_loci)
+	attempt(_check_machine, settings, needs)
+	raise_together(errors)
+	return needs
+
+
+def _open_genome(path: str) -> dict[str, int]:
+	"""The chromosomes of the FASTA, which is opened and indexed."""
+	from cherimoya.io.genome import Genome
+
+	return dict(Genome(path).chrom_sizes)
+
+
+def _check_reads(settings: PipelineSettings, active: Sequence[Step], chrom_sizes: Mapping[str, int]) -> None:
+	"""Read the first rows of each file of reads as the steps will."""
+	from cherimoya_cli.peaks import planned_call
+
+	errors: list[CherimoyaError] = []
+	tried: set[str] = set()
+	for step in (step for step in active if step.name in ("peaks", "signals")):
+		values = step.settings
+		groups = [group for key in ("signals", "controls") for group in read_groups(values[key])]
+		for path in (path for group in groups for path in group if path not in tried and not is_remote(path)):
+			tried.add(path)
+			try:
+				_check_read_file(path, values, chrom_sizes)
+			except CherimoyaError as error:
+				errors.append(error)
+		if step.name == "peaks" and not errors:
+			planned_call(values, [path for group in groups for path in group])
+	raise_together(errors)
+
+
+def _check_read_file(path: str, values: Mapping[str, Any], chrom_sizes: Mapping[str, int]) -> None:
+	"""Read the first rows of a file of reads; InputError if they cannot be used or name no chromosome of the FASTA."""
+	account = ReadAccounting(path, "")
+	rows = iterate_reads(
+		path,
+		chrom_sizes,
+		fragments=values["fragments"],
+		accounting=account,
+		sequences=values["sequences"],
+		rows=ROWS_TRIED,
+	)
+	used = sum(len(chunk.chrom) for chunk in rows)
+	if used or not account.unknown:
+		return
+	bare = {chrom.lower().removeprefix("chr") for chrom in chrom_sizes}
+	# Reads are sorted: the first rows may lie on one contig that the FASTA leaves out for good reasons.
+	if any(chrom.lower().removeprefix("chr") in bare for chrom in account.unknown):
+		raise InputError(
+			f"{path}: {describe_naming(account.unknown, chrom_sizes)}; rename the chromosomes of one of them"
+		)
+
+
+def _check_tracks(active: Sequence[Step], made: set[str], chrom_sizes: Mapping[str, int]) -> None:
+	"""Open the bigWigs that no step makes, and compare their chromosomes with the FASTA's."""
+	from cherimoya.io.tracks import Tracks
+
+	errors: list[CherimoyaError] = []
+	seen = set()
+	for step in (step for step in active if step.name not in ("peaks", "signals")):
+		for key in ("signals", "controls"):
+			paths = tuple(path for group in read_groups(step.settings.get(key)) for path in group if path not in made)
+			for path in (path for path in paths if not is_remote(path) and path not in seen):
+				seen.add(path)
+				try:
+					tracks = Tracks([path])
+					tracks.check_sizes(chrom_sizes, step.settings["sequences"])
+					if not chrom_sizes.keys() & tracks.chrom_sizes.keys():
+						raise InputError(
+							f"{path}: none of its chromosomes ({_some(tracks.chrom_sizes)}) is in "
+							f"{step.settings['sequences']} ({_some(chrom_sizes)}); use files of one assembly"
+						)
+				except CherimoyaError as error:
+					errors.append(error)
+	raise_together(errors)
+
+
+def _read_loci(key: str, paths: list[str], summits: bool, chrom_sizes: Mapping[str, int]) -> "Loci":
+	"""Loci, negatives or exclusion regions; InputError if none lies on the FASTA's chromosomes (exclusions may)."""
+	from cherimoya.io.loci import read_loci
+
+	loci = read_loci(paths, summits=summits)
+	names = dict.fromkeys(loci.chroms.tolist())
+	if key != "exclusion_lists" and not names.keys() & chrom_sizes.keys():
+		raise InputError(
+			f"{', '.join(paths)}: none of the {len(loci):,} loci is on a chromosome of the FASTA: they are on "
+			f"{_some(names)}, and the FASTA has {_some(chrom_sizes)}; rename the chromosomes of one of "
+			"them, or use files of one assembly"
+		)
+	return loci
+
+
+def _check_splits(settings: PipelineSettings, step: Step, loci: "Loci", chrom_sizes: Mapping[str, int]) -> None:
+	"""SettingsError when a split has no locus whose window lies in it."""
+	import numpy as np
+
+	from cherimoya.io.loci import midpoints
+	from cherimoya_cli.splits import as_json, parse_places, propose_split
+
+	values = step.settings
+	mids = midpoints(loci, summits=values["summits"])
+	starts = mids - values["in_window"] // 2
+	ends = starts + values["in_window"]
+	sizes = np.array([chrom_sizes.get(chrom, -1) for chrom in loci.chroms])
+	empty = []
+	for key in SPLITS.values():
+		inside = np.zeros(len(loci), dtype=bool)
+		for place in parse_places(values[key] or [])[0]:
+			last = np.minimum(sizes, place.end)
+			inside |= (loci.chroms == place.chrom) & (starts >= place.start) & (ends <= last)
+		if values[key] and not inside.any() and not (step.name == "evaluate" and key == "training_chroms"):
+			empty.append(f"{key} ({_some(values[key])})")
+	if empty:
+		split = propose_split({chrom: size for chrom, size in chrom_sizes.items() if chrom in set(loci.chroms)})
+		raise SettingsError(
+			f"{settings.source}: no locus of {', '.join(values['loci'])} is in {' or in '.join(empty)} with its whole "
+			f"window of {values['in_window']:,} bp; a split of the chromosomes that have loci would be: "
+			f"{as_json(split)}"
+		)
+
+
+def _check_model(settings: PipelineSettings, active: Sequence[Step]) -> None:
+	"""Load a model that was given, and compare it with the settings of the steps that use it."""
+	from cherimoya import Cherimoya
+	from cherimoya_cli.measuring import check_model_fits
+
+	if is_remote(str(settings.model)):
+		return
+	model = Cherimoya.load(settings.model)
+	for step in active:
+		if step.name == "evaluate":  # the other steps use the same windows and tracks
+			check_model_fits(model, SimpleNamespace(**step.settings), source=settings.model)
+
+
+def _some(names: Iterable[str], most: int = 4) -> str:
+	"""The first few names."""
+	names = list(names)
+	return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+# ---- the machine ------------------------------------------------------------------------------------
+
+
+def estimate_needs(active: Sequence[Step], device: str, n_loci: Mapping[tuple[str, ...], int]) -> Needs:
+	"""Disk and memory that the steps take, from above: sizes of files, numbers of loci, and the shape of the model.
+
+	Parameters
+	----------
+	active: sequence of Step
+		The steps that will run.
+	device: str
+		The device; on "cpu" the activations of training take the machine's memory.
+	n_loci: dict
+		Number of loci in each list of files that is known already.
+	"""
+	disk = memory = 0
+	for step in active:
+		values = step.settings
+		n = n_loci.get(tuple(values.get("loci") or ()), 0)
+		if step.name in ("peaks", "signals"):
+			files = [path for key in ("signals", "controls") for group in read_groups(values[key]) for path in group]
+			size = sum(Path(path).stat().st_size for path in files if Path(path).is_file())
+			disk += (8 if step.name == "peaks" else 3) * size  # plain text of gzipped or binary reads; counts at 1 bp
+			memory = max(memory, 8 * size)
+		channels = sum(len(group) for group in read_groups(values.get("signals")))
+		controls = sum(len(group) for group in read_groups(values.get("controls")))
+		if step.name in ("fit", "evaluate", "predict", "attribute"):
+			wide = 2 * values.get("max_jitter", 0)
+			window = (values["in_window"] + wide) * (1 + 4 * controls) + 4 * channels * (values["out_window"] + wide)
+			memory = max(memory, 2 * n * window)
+		if step.name == "fit" and device == "cpu":
+			saved = (
+				4 * values["batch_size"] * values["in_window"] * values["n_filters"]
+			)  # bytes of one layer's activations
+			memory = max(memory, 2 * n * window + saved * (2 * (1 + values["expansion"]) * values["n_layers"] + 4))
+		if step.name == "predict":
+			disk += 8 * n * channels * values["out_window"]
+		if step.name == "attribute":
+			disk += 6 * 4 * min(n, values["max_loci"] or n) * (values["attr_window"] or values["in_window"])
+	return Needs(disk, memory, device)
+
+
+def _check_machine(settings: PipelineSettings, needs: Needs) -> None:
+	"""InputError when the disk or the memory is too small."""
+	problems = []
+	folder = output_folder(settings.name)
+	while not folder.exists():
+		folder = folder.parent
+	free = shutil.disk_usage(folder).free
+	if needs.disk > free:
+		problems.append(
+			f"{folder}: the run needs about {needs.disk / GIGABYTE:.1f} GB of disk, and {free / GIGABYTE:.1f} GB are "
+			"free; free some, or choose another folder in name"
+		)
+	memory = available_memory()
+	if memory is not None and needs.memory > memory:
+		problems.append(
+			f"{settings.source}: the run needs about {needs.memory / GIGABYTE:.1f} GB of memory, and "
+			f"{memory / GIGABYTE:.1f} GB are free; lower fit_parameters.batch_size, n_filters or max_jitter, or use "
+			"fewer loci"
+		)
+	if problems:
+		raise InputError(join_problems(problems))
