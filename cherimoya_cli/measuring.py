@@ -119,7 +119,8 @@ def _read(settings: Any, loci: Any, chroms: list[str] | None, *, title: str, **o
 		verbose=settings.verbose,
 		**options,
 	)
-	say(windows.accounting.table(title))
+	if settings.verbose:
+		say(windows.accounting.table(title))
 	return windows
 
 

@@ -81,8 +81,9 @@ def load(settings: Any) -> Loaded:
 		verbose=settings.verbose,
 		absolute=settings.absolute_signals,
 	)
-	say(training.accounting["peaks"].table("Training loci"))
-	if training.negative_windows is not None:
+	if settings.verbose:
+		say(training.accounting["peaks"].table("Training loci"))
+	if settings.verbose and training.negative_windows is not None:
 		say(training.accounting["negatives"].table("Training negatives"))
 	validation = read_peaks(settings, settings.validation_chroms, title="Validation loci")
 	return Loaded(build_model(settings, training), training, validation)

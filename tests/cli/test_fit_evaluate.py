@@ -195,6 +195,11 @@ def test_fit_prints_where_loci_went_the_device_and_the_measures(settings, tmp_pa
 	assert "Test loci" not in out
 
 
+def test_a_quiet_fit_prints_its_measures_alone(settings, tmp_path, capsys):
+	assert _run("fit", tmp_path, settings, max_epochs=1, test_chroms=None, verbose=False) == 0
+	assert capsys.readouterr().out.startswith("Validation loci: ")
+
+
 @pytest.mark.parametrize(
 	("command", "changes", "code", "texts"),
 	[
