@@ -218,3 +218,19 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
 	with pytest.raises(KeyboardInterrupt):
 		write_bigwig(path, {"chr1": 50}, ["chr1"], [0], np.ones((1, 5)))
 	assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["out.bw"]
+
+
+def test_windows_far_apart_and_in_any_order(tmp_path, make_bigwig):
+	"""Windows are read in stretches; here are gaps and spans on both sides of what one stretch holds."""
+	rng = np.random.default_rng(2)
+	sizes = {"chr2": 50_000, "chr1": 2_500_000}
+	values = {c: np.where(rng.random(s) < 0.01, rng.integers(1, 9, s), 0).astype(np.float32) for c, s in sizes.items()}
+	tracks = Tracks(make_bigwig(tmp_path / "a.bw", sizes, values))
+	for gap in (1, 30_000, 32_868, 32_869, 100_000):
+		starts = np.arange(0, 2_499_900, gap)[:2_000]
+		chroms = np.array(["chr1"] * len(starts) + ["chr2"] * 3, dtype=object)
+		starts = np.concatenate([starts, [49_900, 0, 0]])
+		order = rng.permutation(len(starts))
+		windows = tracks.windows(chroms[order], starts[order], 100)
+		for i, k in enumerate(order):
+			assert np.array_equal(windows[i, 0], values[chroms[k]][starts[k] : starts[k] + 100])
