@@ -15,8 +15,9 @@ from cherimoya.kernels.reference import statistics_dtype
 
 _aten = torch.ops.aten
 
-# Values of x in a chunk. Measured at (64, 2114, 96) on two cores: two examples a chunk were the fastest of 1 to 8.
-_CHUNK_VALUES = 400_000
+# Values of x in a chunk, eight examples of (2114, 96). On two idle cores chunks of 1 to 16 examples take about the
+# same time; on busy ones every parallel region waits for a thread that is not running, and fewer regions are faster.
+_CHUNK_VALUES = 1_600_000
 # An example above this many values is a chunk by itself, however many threads there are.
 _LARGE_EXAMPLE = 4_000_000
 
