@@ -364,16 +364,15 @@ def _cross_check(settings: Settings, problems: Problems) -> None:
 				f"{where('min_counts')} ({settings.min_counts:g}) is above {where('max_counts')} "
 				f"({settings.max_counts:g}), so no locus can be kept; lower the one or raise the other",
 			)
-	if (
-		both("attr_window", "in_window")
-		and settings.attr_window is not None
-		and settings.attr_window > settings.in_window
-	):
-		problems.add(
-			where("attr_window") + " window",
-			f"{where('attr_window')} ({settings.attr_window} bp) is longer than in_window ({settings.in_window} bp); "
-			"shorten it, or null for the whole of in_window",
-		)
+	if both("attr_window", "in_window") and (settings.attr_window or 0) > settings.in_window:
+		if settings.origins["attr_window"].kind == "default":
+			settings.attr_window = settings.in_window
+		else:
+			problems.add(
+				where("attr_window") + " window",
+				f"{where('attr_window')} ({settings.attr_window} bp) is longer than in_window ({settings.in_window} bp)"
+				"; shorten it, or null for the whole of in_window",
+			)
 	if hasattr(settings, "profile_kernel_size") and settings.profile_kernel_size % 2 == 0:
 		problems.add(
 			where("profile_kernel_size"),

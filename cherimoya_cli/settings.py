@@ -348,7 +348,7 @@ class AttributionKeys(BaseModel):
 	attr_window: int | None = Field(
 		400,
 		ge=1,
-		description="Central bases of each locus that get a score; null: the whole of in_window.",
+		description="Central bases of each locus that get a score; null, or in_window is shorter: all of in_window.",
 		json_schema_extra={"unit": "bp"},
 	)
 	max_loci: int | None = Field(

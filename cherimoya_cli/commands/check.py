@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
 	"""Load, look at every input, report; returns the exit code."""
+	if args.explain:
+		return explain(args)
 	command = args.command or detect(args.parameters)
 	say(f"Checking {args.parameters or 'the settings'} for 'cherimoya {command}'")
 	settings = settings_from_args(command, args, make_folder=False)

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 	write_json(args.output, content)
 	say(f"Wrote {args.output}")
 	if split:
-		say(f"This is not a genome with the human chromosomes' names, so its split was chosen by size: {split}")
+		say(f"The default split is for hg38 and does not suit this genome; one was chosen by size: {split}")
 		say(f"Change it under fit_parameters in {args.output} if other chromosomes should be held out.")
 	say(f"Next: cherimoya check -p {args.output}, then cherimoya pipeline -p {args.output}")
 	return 0

@@ -263,6 +263,11 @@ def test_normal_forms():
 	assert settings.training_options().loss_weights == (1.0, 0.5)
 
 
+def test_a_default_attr_window_is_never_longer_than_the_window():
+	settings = load_settings("attribute", {**FIT, "in_window": 300, "out_window": 100})
+	assert settings.attr_window == 300
+
+
 def test_every_key_of_every_command_is_accepted_in_any_file():
 	content = {row.key: row.default for model in SETTINGS.values() for row in describe(model)} | FIT
 	content["negative_ratio"] = 0.0

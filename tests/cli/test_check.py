@@ -1,0 +1,183 @@
+"""``check``: which command a JSON is for, what it would read, write and need, and where its loci would go."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cherimoya_cli.__main__ import main
+from cherimoya_cli.commands.check import CHECKED, detect
+from cherimoya_cli.settings import SETTINGS, defaults
+
+CONFIGS = Path(__file__).parent / "configs"
+ROOT = Path(__file__).resolve().parents[2]
+
+GOOD = {
+	"name": "out/model",
+	"sequences": "genome.fa",
+	"loci": "peaks.bed",
+	"negatives": "negatives.bed",
+	"signals": [["plus.bw", "minus.bw"]],
+	"controls": "control.bw",
+	"in_window": 128,
+	"out_window": 64,
+	"max_jitter": 200,
+	"training_chroms": ["chr1"],
+	"validation_chroms": ["chr2:0-9000"],
+	"test_chroms": ["chr3"],
+	"exclusion_lists": "exclude.bed",
+	"device": "cpu",
+}
+
+
+@pytest.fixture
+def place(tmp_path, tiny_genome, monkeypatch):
+	"""A folder with a small data set, and a writer of its JSON."""
+	names = {"fasta": "genome.fa", "peaks": "peaks.bed", "negatives": "negatives.bed", "plus": "plus.bw"}
+	names |= {"minus": "minus.bw", "control": "control.bw", "exclusion": "exclude.bed"}
+	for attribute, name in names.items():
+		shutil.copyfile(getattr(tiny_genome, attribute), tmp_path / name)
+	monkeypatch.chdir(tmp_path)
+
+	def write(**changes):
+		(tmp_path / "x.json").write_text(json.dumps({**GOOD, **changes}))
+		return tmp_path
+
+	write()
+	return write
+
+
+def check(capsys, *flags):
+	code = main(["check", "-p", "x.json", *flags])
+	captured = capsys.readouterr()
+	assert code == 0, captured.err
+	return captured.out
+
+
+def tables(text):
+	"""The accounting tables of a report: title -> {row: number}."""
+	found, title, previous = {}, "", ""
+	for line in text.splitlines():
+		name, _, number = line.strip().rpartition("  ")
+		if name.strip() == "given":
+			title = previous
+			found[title] = {}
+		if title and number.replace(",", "").isdigit():
+			found[title][name.strip()] = int(number.replace(",", ""))
+		previous = line
+	return found
+
+
+# Which command.
+
+
+@pytest.mark.parametrize(
+	("content", "command"),
+	[
+		({}, "pipeline"),
+		({"sequences": "g.fa", "fit_parameters": {}}, "pipeline"),
+		({"sequences": "g.fa", "seqlet_parameters": {}}, "pipeline"),
+		({"signals": ["a.bam"]}, "pipeline"),
+		({"signals": [["a.bed.gz"]]}, "pipeline"),
+		({"signals": ["a.bw"], "loci": "p.bed"}, "fit"),
+		({"n_filters": 3}, "fit"),
+		({"baselines": True, "chroms": ["a"]}, "evaluate"),
+		({"max_loci": 3, "attr_window": 5}, "attribute"),
+		({"bin_width": 0.1, "beta": 0.5}, "negatives"),
+	],
+	ids=str,
+)
+def test_detection(tmp_path, content, command):
+	path = tmp_path / "x.json"
+	path.write_text(json.dumps(content))
+	assert detect(str(path)) == command
+
+
+@pytest.mark.parametrize("command", [command for command in CHECKED if command != "predict"])
+def test_complete_files_are_recognised(tmp_path, command):
+	path = tmp_path / "x.json"
+	path.write_text(json.dumps({key: 1 if value is None else value for key, value in defaults(command).items()}))
+	assert detect(str(path)) == command
+
+
+def test_published_files_are_pipelines():
+	for path in CONFIGS.glob("published_*_good.json"):
+		assert detect(str(path)) == "pipeline"
+
+
+def test_explain_is_for_the_command_of_the_file(place, capsys):
+	rows = {line.split()[0] for line in check(capsys, "--explain").splitlines()}
+	assert rows == SETTINGS["fit"].model_fields.keys()
+
+
+# What it says.
+
+
+def test_fit(place, capsys):
+	folder = place()
+	before = sorted(path.name for path in folder.iterdir())
+	text = check(capsys)
+	assert "for 'cherimoya fit'" in text
+	reads, writes = text.split("Writes:")
+	for name in ("genome.fa", "peaks.bed", "negatives.bed", "plus.bw", "minus.bw", "control.bw", "exclude.bed"):
+		assert f"  {name}\n" in reads
+	for name in ("out/model.torch", "out/model.log", "out/model.test.performance.tsv", "out/model.fit.record.json"):
+		assert f"  {name}\n" in writes
+	assert "Device: cpu" in text and "GB of memory" in text and "GB of disk" in text
+	assert sorted(path.name for path in folder.iterdir() if path.suffix != ".fai") == before
+
+
+def test_the_accounting_is_that_of_the_windows(place, capsys, tiny_genome):
+	found = tables(check(capsys))
+	loci = tiny_genome.summits
+	training = found["Training loci"]
+	# The window of a training locus is widened by the jitter, so the exclusion list reaches further.
+	excluded = sum(chrom == "chr1" and mid - 264 < 6_100 and mid + 264 > 5_900 for chrom, mid in loci)
+	assert training["given"] == len(loci)
+	assert training["dropped: chromosome not selected"] == sum(chrom != "chr1" for chrom, _ in loci)
+	assert training["dropped: excluded"] == excluded > 0
+	inside = sum(chrom == "chr2" and mid + 64 <= 9_000 for chrom, mid in loci)
+	assert found["Validation loci"]["kept"] == inside
+	assert found["Test loci"]["kept"] == sum(chrom == "chr3" for chrom, _ in loci)
+	assert found["Background loci, training"]["given"] == len(loci)
+
+
+def test_a_pipeline_from_reads(place, capsys, make_bed):
+	folder = place(signals=["reads.bed"], controls=None, loci=None, negatives=None)
+	make_bed(folder / "reads.bed", [("chr1", i, i + 30, ".", 0, "+") for i in range(0, 20_000, 10)])
+	text = check(capsys)
+	assert "for 'cherimoya pipeline'" in text and "cannot be accounted for yet" in text
+	for step in ("peaks", "signals", "negatives", "fit", "evaluate", "predict", "attribute", "report"):
+		assert f"  {step}" in text
+	assert "out/model_peaks.narrowPeak" in text and not (folder / "out").exists()
+
+
+def test_a_pipeline_from_reads_with_loci_counts_places_alone(place, capsys, make_bed):
+	folder = place(signals=["reads.bed"], controls=None, min_counts=1e9)
+	make_bed(folder / "reads.bed", [("chr1", i, i + 30, ".", 0, "+") for i in range(0, 20_000, 10)])
+	assert tables(check(capsys))["Test loci"]["kept"] > 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "attribute"])
+def test_commands_with_a_model(place, capsys, command):
+	from cherimoya import Cherimoya
+
+	folder = place(name="model", attr_window=10)
+	Cherimoya(n_filters=4, n_layers=1, trimming=32, signal_groups=[2], n_control_tracks=1, random_state=0).save(
+		folder / "model.torch"
+	)
+	text = check(capsys, "--command", command)
+	assert "Model: model.torch" in text and f"for 'cherimoya {command}'" in text and "  model.torch\n" in text
+	assert tables(text)["Validation loci" if command == "evaluate" else "Loci"]["kept"] > 0
+
+
+def test_the_example_is_good(capsys, monkeypatch, tmp_path):
+	example = ROOT / "examples" / "yeast_atac"
+	for path in example.iterdir():
+		if path.is_file():
+			shutil.copyfile(path, tmp_path / path.name)
+	monkeypatch.chdir(tmp_path)
+	for module in ("macs3", "matplotlib"):
+		pytest.importorskip(module.upper() if module == "macs3" else module)
+	assert main(["check", "-p", "params.json"]) == 0, capsys.readouterr().err
