@@ -79,7 +79,7 @@ def require_matplotlib() -> None:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def report_style() -> Iterator[None]:
 	"""The report's style, whatever the user's; what was set before is set again afterwards."""
 	import matplotlib
 
@@ -93,7 +93,7 @@ def _draw(paint: Callable[[Figure], None], size: tuple[float, float]) -> str:
 	"""The SVG of a figure that ``paint`` fills."""
 	from matplotlib.figure import Figure
 
-	with _style():
+	with report_style():
 		figure = Figure(figsize=size)
 		paint(figure)
 		buffer = io.StringIO()
