@@ -1,5 +1,6 @@
 """The HTML report: its verdict as a table of rules, its page as HTML, and its figures where they can be checked."""
 
+import importlib.util
 import json
 import math
 import os
@@ -781,3 +782,30 @@ def test_without_matplotlib(tmp_path, monkeypatch):
 	with pytest.raises(MissingExtraError, match=r"matplotlib.*pip install 'cherimoya\[report\]'"):
 		write_report(prefix)
 	assert not Path(f"{prefix}.report.html").exists()
+
+
+# ------------------------------------------------------------------------------------------ the picture of an example
+
+
+def test_example_picture_is_of_the_strongest_attributed_test_locus(tmp_path, make_bigwig):
+	path = Path(__file__).parents[2] / "imgs" / "example.py"
+	spec = importlib.util.spec_from_file_location("example_picture", path)
+	picture = importlib.util.module_from_spec(spec)
+	spec.loader.exec_module(picture)
+	prefix = make_run(tmp_path, n=40)
+	with np.load(f"{prefix}.test.evaluation.npz") as arrays:
+		chroms, starts, observed = arrays["chrom"], arrays["start"], arrays["observed_counts"][:, 0]
+	windows = [(str(chroms[k]), int(starts[k]) + 300) for k in range(40)]  # 400 bp around the same centres
+	strongest = int(observed.argmax())
+	windows[strongest] = ("chr9", 0)  # its contributions were not computed
+	rows = [f"{chrom}\t{start}\t{start + 400}" for chrom, start in windows]
+	Path(f"{prefix}.attributions.bed").write_text("\n".join(rows) + "\n")
+	run = read_run(prefix)
+	second = int(np.argsort(-observed, kind="stable")[1])
+	assert picture.choose(run) == (second, second)
+	sizes = {"chr1": 200_000, "chr2": 200_000}
+	values = {chrom: np.ones(size) for chrom, size in sizes.items()}
+	make_bigwig(Path(f"{prefix}.bw"), sizes, values)
+	make_bigwig(Path(f"{prefix}.predictions.bw"), sizes, values)
+	picture.draw(run, tmp_path / "example.png")
+	assert (tmp_path / "example.png").read_bytes().startswith(b"\x89PNG")
