@@ -155,7 +155,7 @@ class Tracks:
 				first, last = int(starts[rows[0]]), int(starts[rows[-1]]) + width
 				stretch = self._values(t, chroms[rows[0]], first, last)
 				values[rows, t] = np.lib.stride_tricks.sliding_window_view(stretch, width)[starts[rows] - first]
-			self._mend(values[:, t], t, chroms, starts)
+			self._check_values(values[:, t], t, chroms, starts)
 		return values
 
 	def sums(self, chroms: Sequence[str], starts: Sequence[int], width: int) -> np.ndarray:
@@ -178,34 +178,33 @@ class Tracks:
 			raise InputError(f"{self.paths[t]}: cannot read {chroms[i]}:{starts[i]}-{starts[i] + width}, {found}")
 
 	def _values(self, t: int, chrom: str, start: int, end: int) -> np.ndarray:
-		"""The values of one track over one interval, as the file has them, NaN in gaps."""
+		"""The values of one track over one interval, 0 in gaps; absolute ones if asked for."""
 		try:
 			values = self._files[t].values(chrom, start, end, numpy=True)
 		except RuntimeError as error:
 			raise InputError(
 				f"{self.paths[t]}: {chrom}:{start}-{end} cannot be read ({error}); the file is broken: make it again"
 			) from None
-		return values if len(values) else np.zeros(end - start, dtype=np.float32)  # a file without any value
+		if not len(values):  # a file without any value
+			return np.zeros(end - start, dtype=np.float32)
+		values[np.isnan(values)] = 0
+		return np.abs(values) if self.absolute else values
 
-	def _mend(self, values: np.ndarray, t: int, chroms: Sequence[str], starts: np.ndarray) -> None:
-		"""Gaps to 0 in place, shape=(n, width); negative values to absolute ones or an error."""
-		np.nan_to_num(values, copy=False, nan=0.0, posinf=np.inf, neginf=-np.inf)
-		if not values.size:
+	def _check_values(self, values: np.ndarray, t: int, chroms: np.ndarray, starts: np.ndarray) -> None:
+		"""Raise InputError for the first value, shape=(n, width), that is negative or infinite."""
+		if not values.size or (values.min() >= 0 and np.isfinite(values.max())):
 			return
-		if self.absolute:
-			np.abs(values, out=values)
-		for bad, what, remedy in (
-			(values.min() < 0, values < 0, "set absolute_signals to true to take absolute values, or mend the file"),
-			(np.isinf(values.max()), np.isinf(values), "make the file again"),
-		):
-			if not bad:
-				continue
-			i, j = np.argwhere(what)[0]
-			kind = "negative" if values[i, j] < 0 else "infinite"
-			raise InputError(
-				f"{self.paths[t]}: {kind} value {values[i, j]:g} at {chroms[i]}:{starts[i] + j} "
-				f"(0-based), but counts are expected; {remedy}"
-			)
+		i, j = np.argwhere((values < 0) | ~np.isfinite(values))[0]
+		negative = values[i, j] < 0
+		remedy = (
+			"set absolute_signals to true to take absolute values, or mend the file"
+			if negative
+			else "make the file again"
+		)
+		raise InputError(
+			f"{self.paths[t]}: {'negative' if negative else 'infinite'} value {values[i, j]:g} at "
+			f"{chroms[i]}:{starts[i] + j} (0-based), but counts are expected; {remedy}"
+		)
 
 
 def _stretches(chroms: np.ndarray, starts: np.ndarray, width: int) -> Iterator[np.ndarray]:
