@@ -5,7 +5,7 @@ as there are loci in the bin. A bin that is short borrows from the nearest bins,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -198,9 +198,16 @@ def gc_matched_negatives(
 		raise InputError(f"{', '.join(loci.files)}: all loci lie in stretches of N, so there is no GC content to match")
 	ceilings = () if tracks is None else tuple(beta * np.quantile(windows.counts(), _COUNT_QUANTILE, axis=0))
 	regions = _regions(chroms, windows.loci, genome, tracks)
-	tiles, total, removed = _find_tiles(
-		regions, loci, genome, tracks, ceilings, exclusion_lists, in_window, out_window, max_n_perc, verbose
+	rules = _Rules(
+		blocked=_input_windows(loci, in_window),
+		excluded=read_exclusions(exclusion_lists),
+		max_n_perc=max_n_perc,
+		tracks=tracks,
+		ceilings=ceilings,
+		in_window=in_window,
+		out_window=out_window,
 	)
+	tiles, total, removed = _find_tiles(regions, genome, rules, verbose=verbose)
 	if not len(tiles.starts):
 		table = _tile_table(total, removed, "No background locus is left; where the tiles went:")
 		raise InputError(
@@ -335,47 +342,64 @@ def _regions(chroms: Sequence[str] | None, kept: Loci, genome: Genome, tracks: T
 	return sorted(known, key=lambda region: (order[region.chrom], region.start))
 
 
+class _Rules(NamedTuple):
+	"""What makes a tile fit: the intervals it must not overlap, its share of N, its counts."""
+
+	blocked: Loci
+	excluded: Loci | None
+	max_n_perc: float
+	tracks: Tracks | None
+	ceilings: Sequence[float]
+	in_window: int
+	out_window: int
+
+	def broken(self, name: str, chrom: str, codes: np.ndarray, starts: np.ndarray) -> np.ndarray:
+		"""Which of the tiles of a chromosome one of `FILTERS` removes, shape=(n,)."""
+		if name == "overlaps a locus":
+			return _overlaps(self.blocked, chrom, starts, self.in_window)
+		if name == "excluded":
+			return _overlaps(self.excluded, chrom, starts, self.in_window)
+		if name == "too many N":
+			unknown = _over_tiles(codes, starts, self.in_window, lambda rows: (rows > 3).mean(axis=1))
+			return (unknown > self.max_n_perc) | (unknown == 1)  # N alone has no GC content to match
+		return self._loud(chrom, starts)
+
+	def _loud(self, chrom: str, starts: np.ndarray) -> np.ndarray:
+		"""Which tiles have, in any group, too many counts over their central out_window, shape=(n,)."""
+		if self.tracks is None or not len(starts):
+			return np.zeros(len(starts), dtype=bool)
+		first = starts + self.in_window // 2 - self.out_window // 2
+		# Outputs may be wider than inputs; at a chromosome's ends such a window is moved inside.
+		first = np.clip(first, 0, max(0, self.tracks.chrom_sizes[chrom] - self.out_window))
+		totals = self.tracks.sums(np.full(len(starts), chrom, dtype=object), first, self.out_window)  # (n, G)
+		return ((totals >= np.asarray(self.ceilings)) & (totals > 0)).any(axis=1)
+
+
+def _input_windows(loci: Loci, in_window: int) -> Loci:
+	"""The input windows of the loci, also those that leave their chromosome."""
+	mids = midpoints(loci)
+	return replace(loci, starts=mids - in_window // 2, ends=mids + (in_window + 1) // 2)
+
+
 def _find_tiles(
-	regions: list[Region],
-	loci: Loci,
-	genome: Genome,
-	tracks: Tracks | None,
-	ceilings: Sequence[float],
-	exclusion_lists: Any,
-	in_window: int,
-	out_window: int,
-	max_n_perc: float,
-	verbose: bool,
+	regions: list[Region], genome: Genome, rules: _Rules, *, verbose: bool
 ) -> tuple[_Tiles, int, dict[str, int]]:
 	"""The tiles that pass all filters, how many there were, and how many each filter removed."""
 	from tqdm import tqdm
 
-	mids = midpoints(loci)
-	blocked = Loci(loci.chroms, mids - in_window // 2, mids + (in_window + 1) // 2, loci.summits, (), loci.file_index)
-	excluded = read_exclusions(exclusion_lists)
 	removed, total = dict.fromkeys(FILTERS, 0), 0
-	found: list[_Tiles] = []
+	found = [_Tiles(np.empty(0, dtype=object), np.empty(0, dtype=np.int64), np.empty(0))]
 	names = list(dict.fromkeys(region.chrom for region in regions))
 	for chrom in tqdm(names, unit="chromosomes", desc="tiling", disable=None if verbose else True, delay=2):
-		starts = _tile_starts([r for r in regions if r.chrom == chrom], genome.chrom_sizes[chrom], in_window)
-		total += len(starts)
 		codes = genome.codes(chrom)
-		filters = {
-			"overlaps a locus": lambda s, chrom=chrom: _overlaps(blocked, chrom, s, in_window),
-			"excluded": lambda s, chrom=chrom: _overlaps(excluded, chrom, s, in_window),
-			"too many N": lambda s, codes=codes: _unknown(codes, s, in_window) > max_n_perc,
-			"too many counts": lambda s, chrom=chrom: _loud(tracks, ceilings, chrom, s, in_window, out_window),
-		}
+		starts = _tile_starts([r for r in regions if r.chrom == chrom], len(codes), rules.in_window)
+		total += len(starts)
 		for name in FILTERS:  # in this order, so that counts are read for as few tiles as possible
-			drop = filters[name](starts)
+			drop = rules.broken(name, chrom, codes, starts)
 			removed[name] += int(drop.sum())
 			starts = starts[~drop]
-		gc = _over_tiles(codes, starts, in_window, gc_content)
-		unknown = np.isnan(gc)  # max_n_perc of 1 lets tiles of N alone through
-		removed["too many N"] += int(unknown.sum())
-		found.append(_Tiles(np.full(int((~unknown).sum()), chrom, dtype=object), starts[~unknown], gc[~unknown]))
-	if not found:
-		return _Tiles(np.empty(0, dtype=object), np.empty(0, dtype=np.int64), np.empty(0)), 0, removed
+		gc = _over_tiles(codes, starts, rules.in_window, gc_content)
+		found.append(_Tiles(np.full(len(starts), chrom, dtype=object), starts, gc))
 	return _Tiles(*(np.concatenate(column) for column in zip(*found, strict=True))), total, removed
 
 
@@ -402,25 +426,6 @@ def _over_tiles(codes: np.ndarray, starts: np.ndarray, width: int, function: Any
 	step = max(1, (1 << 23) // width)
 	parts = [function(windows[starts[i : i + step]]) for i in range(0, len(starts), step)]
 	return np.concatenate(parts) if parts else np.empty(0)
-
-
-def _unknown(codes: np.ndarray, starts: np.ndarray, width: int) -> np.ndarray:
-	"""The fraction of unknown bases of each tile, shape=(n,)."""
-	return _over_tiles(codes, starts, width, lambda rows: (rows > 3).mean(axis=1))
-
-
-def _loud(
-	tracks: Tracks | None, ceilings: Sequence[float], chrom: str, starts: np.ndarray, in_window: int, out_window: int
-) -> np.ndarray:
-	"""Whether each tile has, in any group, too many counts over its central out_window, shape=(n,)."""
-	if tracks is None or not len(starts):
-		return np.zeros(len(starts), dtype=bool)
-	first = starts + in_window // 2 - out_window // 2
-	# Wider outputs than inputs are legal; at a chromosome's ends such a window is moved inside.
-	first = np.clip(first, 0, max(0, tracks.chrom_sizes[chrom] - out_window))
-	totals = tracks.sums(np.full(len(starts), chrom, dtype=object), first, out_window)  # (n, G)
-	limits = np.asarray(ceilings)
-	return ((totals >= limits) & (totals > 0)).any(axis=1)
 
 
 def _as_loci(tiles: _Tiles, chosen: np.ndarray, width: int) -> Loci:

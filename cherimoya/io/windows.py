@@ -6,7 +6,7 @@ With a locus's middle mid and a width w, a window is the bases [mid - w // 2, mi
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -224,13 +224,13 @@ def extract_windows(
 	InputError
 		An input cannot be read, assemblies differ, or no locus is left; the last shows the account.
 	"""
-	_check_widths(in_window, out_window, max_jitter)
+	widths = _Widths.checked(in_window, out_window, max_jitter)
 	loci = read_loci(loci, summits=summits)
 	genome = sequences if isinstance(sequences, Genome) else Genome(sequences)
 	tracks = None if signals is None else Tracks(signals, absolute=absolute)
 	control_tracks = None if controls is None else Tracks(controls, absolute=absolute)
 	mids = midpoints(loci, summits=summits)
-	spans = _Spans.around(mids, in_window, out_window, max_jitter)
+	spans = _Spans.around(mids, widths)
 
 	reason = _place_filters(loci, spans, genome, [t for t in (tracks, control_tracks) if t is not None], chroms)
 	_drop(reason, _excluded(loci, spans, exclusion_lists), "excluded")
@@ -243,9 +243,8 @@ def extract_windows(
 			used = set(loci.chroms[wanted].tolist())
 			t.check_sizes({c: s for c, s in genome.chrom_sizes.items() if c in used}, genome.name)
 
-	arrays = _gather(
-		loci.chroms[wanted], mids[wanted], genome, tracks, control_tracks, in_window, out_window, max_jitter, verbose
-	)
+	sources = _Sources(genome, tracks, control_tracks)
+	arrays = _gather(loci.chroms[wanted], mids[wanted], sources, widths, verbose=verbose)
 	if arrays[1] is not None:
 		totals = group_totals(arrays[1][:, :, max_jitter : max_jitter + out_window], tracks.groups)
 		_count_filters(reason, wanted, totals, min_counts, max_counts, drop_outliers)
@@ -268,8 +267,24 @@ def extract_windows(
 	)
 
 
-@dataclass(frozen=True)
-class _Spans:
+class _Widths(NamedTuple):
+	"""The widths of windows, in bp."""
+
+	in_window: int
+	out_window: int
+	max_jitter: int
+
+	@classmethod
+	def checked(cls, in_window: int, out_window: int, max_jitter: int) -> "_Widths":
+		"""The widths; ValueError names the one that makes no sense."""
+		widths = cls(in_window, out_window, max_jitter)
+		for name, value, least in zip(cls._fields, widths, (1, 1, 0), strict=True):
+			if int(value) != value or value < least:
+				raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
+		return widths
+
+
+class _Spans(NamedTuple):
 	"""The input window with jitter, [lo, hi), and the widest window, [wide_lo, wide_hi), of each locus."""
 
 	lo: np.ndarray
@@ -278,14 +293,23 @@ class _Spans:
 	wide_hi: np.ndarray
 
 	@classmethod
-	def around(cls, mids: np.ndarray, in_window: int, out_window: int, max_jitter: int) -> "_Spans":
-		widest = max(in_window, out_window)
+	def around(cls, mids: np.ndarray, widths: _Widths) -> "_Spans":
+		"""The spans around the middles."""
+		widest, jitter = max(widths.in_window, widths.out_window), widths.max_jitter
 		return cls(
-			lo=mids - in_window // 2 - max_jitter,
-			hi=mids + (in_window + 1) // 2 + max_jitter,
-			wide_lo=mids - widest // 2 - max_jitter,
-			wide_hi=mids + (widest + 1) // 2 + max_jitter,
+			lo=mids - widths.in_window // 2 - jitter,
+			hi=mids + (widths.in_window + 1) // 2 + jitter,
+			wide_lo=mids - widest // 2 - jitter,
+			wide_hi=mids + (widest + 1) // 2 + jitter,
 		)
+
+
+class _Sources(NamedTuple):
+	"""What windows are read from."""
+
+	genome: Genome
+	tracks: Tracks | None
+	controls: Tracks | None
 
 
 def _tensor(array: np.ndarray | None, index: Any) -> "torch.Tensor | None":
@@ -293,17 +317,6 @@ def _tensor(array: np.ndarray | None, index: Any) -> "torch.Tensor | None":
 	import torch
 
 	return None if array is None else torch.from_numpy(np.ascontiguousarray(array[index]))
-
-
-def _check_widths(in_window: int, out_window: int, max_jitter: int) -> None:
-	"""Raise ValueError naming the width that makes no sense."""
-	for name, value, least in (
-		("in_window", in_window, 1),
-		("out_window", out_window, 1),
-		("max_jitter", max_jitter, 0),
-	):
-		if int(value) != value or value < least:
-			raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
 
 
 def _drop(reason: np.ndarray, mask: np.ndarray, name: str) -> None:
@@ -378,20 +391,14 @@ def _count_filters(
 
 
 def _gather(
-	chroms: np.ndarray,
-	mids: np.ndarray,
-	genome: Genome,
-	tracks: Tracks | None,
-	control_tracks: Tracks | None,
-	in_window: int,
-	out_window: int,
-	max_jitter: int,
-	verbose: bool,
+	chroms: np.ndarray, mids: np.ndarray, sources: _Sources, widths: _Widths, *, verbose: bool
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
 	"""Codes, signals and controls of the loci, read chromosome by chromosome from left to right."""
 	from tqdm import tqdm
 
-	n, width, out_width = len(mids), in_window + 2 * max_jitter, out_window + 2 * max_jitter
+	jitter = widths.max_jitter
+	n, width, out_width = len(mids), widths.in_window + 2 * jitter, widths.out_window + 2 * jitter
+	genome, tracks, control_tracks = sources
 	codes = np.empty((n, width), dtype=np.uint8)
 	signals = None if tracks is None else np.empty((n, len(tracks.paths), out_width), dtype=np.float32)
 	controls = None if control_tracks is None else np.empty((n, len(control_tracks.paths), width), dtype=np.float32)
@@ -399,13 +406,12 @@ def _gather(
 	with bar:
 		for chrom in genome.chrom_sizes:
 			rows = np.flatnonzero(chroms == chrom)
-			rows = rows[np.argsort(mids[rows], kind="stable")]
 			if not len(rows):
 				continue
-			starts = mids[rows] - in_window // 2 - max_jitter
+			starts = mids[rows] - widths.in_window // 2 - jitter
 			codes[rows] = np.lib.stride_tricks.sliding_window_view(genome.codes(chrom), width)[starts]
 			if tracks is not None:
-				signals[rows] = tracks.windows(chroms[rows], mids[rows] - out_window // 2 - max_jitter, out_width)
+				signals[rows] = tracks.windows(chroms[rows], mids[rows] - widths.out_window // 2 - jitter, out_width)
 			if control_tracks is not None:
 				controls[rows] = control_tracks.windows(chroms[rows], starts, width)
 			bar.update(len(rows))
