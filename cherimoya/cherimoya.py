@@ -204,12 +204,12 @@ class Cherimoya(nn.Module):
 			x = block(x, inplace=inplace)
 		# One slice serves both heads, so that the backward fills one gradient of the full length, not two.
 		start, stop = self.trimming, x.shape[1] - self.trimming
-		pad = self.profile_kernel_size // 2
-		left, right = max(0, start - pad), min(x.shape[1], stop + pad)
-		x = x[:, left:right]  # (N, L, C) -> (N, right - left, C)
-		inner = slice(start - left, stop - left)
-		logits = self._profile_head(x, None if X_ctl is None else X_ctl[..., left:right], (start - left, right - stop))
-		return logits, self._count_head(x[:, inner], None if X_ctl is None else X_ctl[..., start:stop])
+		margin = min(start, self.profile_kernel_size // 2)  # what the profile head sees beyond the window
+		x = x[:, start - margin : stop + margin]  # (N, L, C) -> (N, out + 2 * margin, C)
+		wide = None if X_ctl is None else X_ctl[..., start - margin : stop + margin]
+		logits = self._profile_head(x, wide, margin)
+		inner = x[:, margin : x.shape[1] - margin]  # -> (N, out, C)
+		return logits, self._count_head(inner, None if X_ctl is None else X_ctl[..., start:stop])
 
 	def _stem(self, X: torch.Tensor) -> torch.Tensor:
 		"""Convolution and GELU. A 2-d convolution in channels-last memory writes the blocks' layout at once."""
@@ -219,26 +219,24 @@ class Cherimoya(nn.Module):
 		x = x.squeeze(2).transpose(1, 2)  # (N, C, 1, L) -> (N, L, C)
 		return self.activation(x.contiguous())
 
-	def _profile_head(self, x: torch.Tensor, X_ctl: torch.Tensor | None, margins: tuple[int, int]) -> torch.Tensor:
-		"""The convolution `fconv` over the output window; x and X_ctl reach beyond it by margins, zero from there on.
+	def _profile_head(self, x: torch.Tensor, X_ctl: torch.Tensor | None, margin: int) -> torch.Tensor:
+		"""The convolution `fconv` over the output window; x and X_ctl reach margin beyond it, zero from there on.
 
 		A matrix product gives each position's contribution to every tap, (N, W, T, k), and out[l] is the sum over j of
 		tap j at position l + j, a diagonal.
 		"""
 		k, n_filters = self.profile_kernel_size, self.n_filters
 		weight = self.fconv.weight
-		before, after = k // 2 - margins[0], k // 2 - margins[1]
+		beyond = k // 2 - margin  # positions that the kernel reaches past the sequence's ends
 		taps = weight[:, :n_filters].transpose(1, 2).reshape(-1, n_filters)  # (T, C, k) -> (T * k, C)
 		p = F.linear(x, taps)  # (N, W, C) -> (N, W, T * k)
-		if before or after:
-			p = F.pad(
-				p, (0, 0, before, after)
-			)  # where the window is nearer to the sequence's end than the kernel reaches
+		if beyond:
+			p = F.pad(p, (0, 0, beyond, beyond))
 		n, width, both = p.shape
 		strides = (width * both, k, both, both + 1)
 		logits = p.contiguous().as_strided((n, self.n_outputs, width - k + 1, k), strides).sum(-1)  # -> (N, T, out)
 		if X_ctl is not None:
-			controls = F.pad(X_ctl.to(weight.dtype), (before, after))
+			controls = F.pad(X_ctl.to(weight.dtype), (beyond, beyond))
 			logits = logits + F.conv1d(controls, weight[:, n_filters:])
 		return logits + self.fconv.bias.to(logits.dtype)[:, None]
 
