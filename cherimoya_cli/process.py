@@ -73,7 +73,7 @@ def run_program(
 		passed_on.append(number)
 		for process in running:
 			try:
-				os.killpg(process.pid, number)
+				process.send_signal(number)  # not to its children: a program ends those itself
 			except ProcessLookupError:
 				pass
 

@@ -1,0 +1,259 @@
+"""The plan of a pipeline: its steps, what they read and write, and when a step has to run again."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cherimoya_cli import plan
+from cherimoya_cli.settings import load_settings
+
+BASE = {
+	"name": "run/x",
+	"sequences": "g.fa",
+	"signals": ["x.bam"],
+	"fit_parameters": {"training_chroms": ["chr1"], "validation_chroms": ["chr2"], "test_chroms": ["chr3"]},
+}
+BIGWIGS = {"signals": [["p.+.bw", "p.-.bw"]], "loci": ["peaks.bed"]}
+
+
+def steps_of(**changes):
+	return plan.make_plan(load_settings("pipeline", {**BASE, **changes}))
+
+
+def step_of(name, **changes):
+	return next(step for step in steps_of(**changes) if step.name == name)
+
+
+@pytest.mark.parametrize(
+	("changes", "names"),
+	[
+		({}, "peaks signals negatives fit evaluate predict attribute report"),
+		({"loci": "p.bed"}, "signals negatives fit evaluate predict attribute report"),
+		(
+			{"fit_parameters": {**BASE["fit_parameters"], "loci": "p.bed"}},
+			"signals negatives fit evaluate predict attribute report",
+		),
+		({**BIGWIGS}, "negatives fit evaluate predict attribute report"),
+		({**BIGWIGS, "negatives": "n.bed"}, "fit evaluate predict attribute report"),
+		({**BIGWIGS, "negatives": "n.bed", "model": "m.torch"}, "evaluate predict attribute report"),
+		({**BIGWIGS, "controls": ["c.bam"]}, "signals negatives fit evaluate predict attribute report"),
+	],
+	ids=[
+		"reads",
+		"peaks given",
+		"peaks of fit given",
+		"bigWigs",
+		"negatives given",
+		"model given",
+		"controls as reads",
+	],
+)
+def test_which_steps(changes, names):
+	assert " ".join(step.name for step in steps_of(**changes)) == names
+
+
+def test_later_steps_get_what_earlier_ones_make():
+	fit = step_of("fit", controls=["c.bam"])
+	assert fit.settings["signals"] == [["run/x.+.bw", "run/x.-.bw"]]
+	assert fit.settings["controls"] == [["run/x.control.+.bw", "run/x.control.-.bw"]]
+	assert (fit.settings["loci"], fit.settings["negatives"]) == (["run/x_peaks.narrowPeak"], ["run/x.negatives.bed"])
+	assert fit.settings["evaluate"] is False
+	for name in ("evaluate", "predict", "attribute"):
+		step = step_of(name, controls=["c.bam"])
+		assert {key: step.settings[key] for key in ("signals", "controls", "loci")} == {
+			key: fit.settings[key] for key in ("signals", "controls", "loci")
+		}
+		assert step.settings["model"] == "run/x.torch"
+
+
+@pytest.mark.parametrize(
+	("signals", "unstranded", "bigwigs"),
+	[
+		(["a.bam", "b.bam"], True, [["run/x.bw"]]),
+		(["a.bam", "b.bam"], False, [["run/x.+.bw", "run/x.-.bw"]]),
+		([["a.bam"], ["b.bam", "c.bam"]], True, [["run/x.0.bw"], ["run/x.1.bw"]]),
+		([["a.bam"], "b.bam"], False, [["run/x.0.+.bw", "run/x.0.-.bw"], ["run/x.1.+.bw", "run/x.1.-.bw"]]),
+	],
+	ids=["replicates", "replicates, stranded", "two experiments", "two experiments, stranded"],
+)
+def test_names_of_bigwigs(signals, unstranded, bigwigs):
+	steps = steps_of(signals=signals, preprocessing_parameters={"unstranded": unstranded})
+	made = next(step for step in steps if step.name == "signals")
+	fit = next(step for step in steps if step.name == "fit")
+	assert fit.settings["signals"] == bigwigs
+	assert made.outputs == (*(path for group in bigwigs for path in group), "run/x.signals.record.json")
+
+
+def test_dependencies():
+	assert plan.dependencies(steps_of()) == {
+		"peaks": [],
+		"signals": [],
+		"negatives": ["peaks", "signals"],
+		"fit": ["peaks", "negatives", "signals"],
+		"evaluate": ["peaks", "negatives", "signals", "fit"],
+		"predict": ["peaks", "signals", "fit"],
+		"attribute": ["peaks", "signals", "fit"],
+		"report": ["fit", "evaluate"],
+	}
+
+
+def test_peaks_and_bigwigs_depend_on_their_own_settings_alone():
+	peaks, signals = step_of("peaks"), step_of("signals")
+	assert "callpeaks_q" in peaks.settings and "callpeaks_q" not in signals.settings
+	assert "scale_factor" in signals.settings and "scale_factor" not in peaks.settings
+	assert step_of("peaks", fit_parameters={**BASE["fit_parameters"], "summits": True}).settings["summits"] is True
+
+
+@pytest.mark.parametrize("name", ["peaks", "signals", "negatives", "fit", "evaluate", "predict", "attribute", "report"])
+def test_the_settings_of_a_step_load_as_they_are(name, tmp_path):
+	step = step_of(name)
+	path = tmp_path / "step.json"
+	path.write_text(json.dumps(step.settings))
+	loaded = load_settings(name, path)
+	assert json.loads(loaded.model_dump_json()) == step.settings
+
+
+# Up to date or not.
+
+
+@pytest.fixture
+def done(tmp_path, monkeypatch):
+	"""A step that has been done, in a folder of its own."""
+	monkeypatch.chdir(tmp_path)
+	for name, text in (("in.txt", "input"), ("maybe.txt", "more"), ("out.txt", "output")):
+		Path(name).write_text(text)
+	step = plan.Step(
+		name="fit",
+		title="train",
+		section="fit_parameters",
+		settings={"max_epochs": 10, "in_window": 100, "verbose": True, "loci": ["in.txt"]},
+		argv=("true",),
+		inputs=("in.txt", "http://host/x.bw"),
+		outputs=("out.txt",),
+		prefix="x",
+		optional=("maybe.txt", "never.txt"),
+	)
+	write_record(step)
+	return step
+
+
+def write_record(step):
+	record = plan.completion_record(step, plan.identify_inputs(step), 1.5)
+	step.record_path.write_text(json.dumps(record))
+
+
+def test_up_to_date(done):
+	assert plan.examine(done) == (False, "up to date")
+
+
+def touch(done):
+	os.utime("in.txt", ns=(1, 1))
+	os.utime("out.txt", ns=(2, 2))
+	return done
+
+
+def with_settings(**changes):
+	return lambda done: replace(done, settings={**done.settings, **changes})
+
+
+def writing(name, text):
+	def write(done):
+		Path(name).write_text(text)
+		return done
+
+	return write
+
+
+def without(name):
+	def remove(done):
+		Path(name).unlink()
+		return done
+
+	return remove
+
+
+def old_version(done):
+	record = json.loads(done.record_path.read_text())
+	done.record_path.write_text(json.dumps({**record, "version": "0.0.1"}))
+	return done
+
+
+CHANGES = {
+	"touched files": (touch, None),
+	"verbose": (with_settings(verbose=False), None),
+	"max_epochs": (with_settings(max_epochs=20), "fit_parameters.max_epochs changed from 10 to 20"),
+	"a shared key": (with_settings(in_window=200), "in_window changed from 100 to 200"),
+	"a new key": (with_settings(extra=1), "fit_parameters.extra is new (1)"),
+	"input, same size": (writing("in.txt", "INPUT"), "input in.txt changed"),
+	"input gone": (without("in.txt"), "input in.txt changed"),
+	"optional input": (writing("maybe.txt", "less"), "input maybe.txt changed"),
+	"optional input appears": (writing("never.txt", "now"), "input never.txt was not there before"),
+	"output gone": (without("out.txt"), "output missing: out.txt"),
+	"output cut": (writing("out.txt", "out"), "output out.txt was changed since"),
+	"no record": (without("x.fit.done.json"), "its outputs are there, but no record says that they are complete"),
+	"broken record": (writing("x.fit.done.json", '{"version"'), "its outputs are there, but no record"),
+	"older version": (old_version, "made by version 0.0.1"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_what_is_redone_and_why(done, case):
+	change, why = CHANGES[case]
+	status = plan.examine(change(done))
+	assert status.run == (why is not None)
+	assert (why or "up to date") in status.why
+
+
+@pytest.mark.parametrize("case", ["max_epochs", "input, same size", "no record", "older version", "output cut"])
+def test_skip_trusts_outputs_that_exist(done, case):
+	assert plan.examine(CHANGES[case][0](done), trust=True).run is False
+
+
+def test_skip_does_not_invent_outputs(done):
+	assert plan.examine(without("out.txt")(done), trust=True) == (True, "output missing: out.txt")
+
+
+def test_many_reasons_are_cut(done):
+	changed = with_settings(max_epochs=1, in_window=1, loci=[], extra=1)(done)
+	assert plan.examine(changed).why.endswith("; and 1 more")
+
+
+@pytest.mark.parametrize("offset", [0, "middle", -1], ids=["start", "middle", "end"])
+def test_large_files_are_sampled(tmp_path, monkeypatch, offset):
+	monkeypatch.setattr(plan, "HASHED_WHOLE", 1000)
+	monkeypatch.setattr(plan, "SAMPLE", 100)
+	path = tmp_path / "large"
+	content = bytearray(5000)
+	path.write_bytes(content)
+	known = plan.identify(path)
+	os.utime(path, ns=(1, 1))
+	assert plan.unchanged(path, known)
+	content[2500 if offset == "middle" else offset] = 1
+	path.write_bytes(content)
+	assert not plan.unchanged(path, known)
+
+
+def test_fingerprint_follows_content_settings_and_version():
+	base = plan.fingerprint({"a": 1}, {"x": {"sha256": "s", "mtime_ns": 1}}, "1")
+	assert base == plan.fingerprint({"a": 1}, {"x": {"sha256": "s", "mtime_ns": 2}}, "1")
+	others = [
+		plan.fingerprint({"a": 2}, {"x": {"sha256": "s"}}, "1"),
+		plan.fingerprint({"a": 1}, {"x": {"sha256": "t"}}, "1"),
+		plan.fingerprint({"a": 1}, {"x": None}, "1"),
+		plan.fingerprint({"a": 1}, {"x": {"sha256": "s"}}, "2"),
+	]
+	assert len({base, *others}) == 5
+
+
+def test_forecast_follows_what_is_made(done):
+	after = plan.Step("next", "n", "s", {}, ("true",), ("out.txt",), ("end.txt",), "x")
+	Path("end.txt").write_text("end")
+	write_record(after)
+	assert [status.run for status in plan.forecast([done, after]).values()] == [False, False]
+	changed = with_settings(max_epochs=20)(done)
+	statuses = plan.forecast([changed, after])
+	assert statuses["next"] == (True, "after fit, unless that leaves its inputs as they are")
+	assert [status.run for status in plan.forecast([changed, after], trust=True).values()] == [False, False]
