@@ -402,7 +402,7 @@ class _Trainer:
 				logits, log_counts = self.model(X) if X_ctl is None else self.model(X, X_ctl)
 			logits, log_counts = logits.float(), log_counts.float()
 			profile, _ = _mixture_loss(y, logits, log_counts, signal_groups=groups)
-			mnll += profile.double().cpu() * len(y)
+			mnll += profile.cpu().double() * len(y)
 			pearson.append(profile_measures(logits, y, groups, measures=("profile_pearson",))["profile_pearson"])
 			observed.append(group_counts(y, groups).cpu())
 			predicted.append(log_counts.cpu())
