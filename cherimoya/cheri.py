@@ -1,7 +1,11 @@
 """The Cheri block: dilated depthwise convolution, normalisation and a two-layer perceptron, around a residual.
 
-`HAS_TRITON` says whether a Triton path exists that the block can take.
+`HAS_TRITON` says whether Triton is installed, so that blocks on an NVIDIA GPU run its kernels. Nothing else imports
+Triton; `FusedDilatedConvNormFunc`, which needs it, is imported when it is asked for.
 """
+
+import importlib.util
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +15,33 @@ from cherimoya.kernels.reference import conv_norm as _cheri_conv_norm_cpu
 
 __all__ = ["HAS_TRITON", "CheriBlock", "_cheri_conv_norm_cpu", "fused_dilated_conv_norm"]
 
-HAS_TRITON = False
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def __getattr__(name: str) -> Any:
+	if name == "FusedDilatedConvNormFunc" and HAS_TRITON:
+		from cherimoya.kernels.conv_norm import FusedDilatedConvNormFunc
+
+		return FusedDilatedConvNormFunc
+	raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _describe(x: torch.Tensor, *weights: torch.Tensor, plain: bool = True) -> dispatch.Call:
+	"""What the choice of an implementation depends on."""
+	device = x.device.type
+	autocast = torch.is_autocast_enabled(device)
+	return dispatch.Call(
+		device=device,
+		dtypes=(x.dtype, *(w.dtype for w in weights)),
+		plain=plain,
+		autocast=autocast,
+		compiling=torch.compiler.is_compiling(),
+		capability=dispatch.capability(x.device),
+		triton=HAS_TRITON,
+		grad=torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)),
+		shape=tuple(x.shape),
+		autocast_dtype=torch.get_autocast_dtype(device) if autocast else None,
+	)
 
 
 def fused_dilated_conv_norm(x: torch.Tensor, w: torch.Tensor, dilation: int) -> torch.Tensor:
@@ -40,9 +70,13 @@ def fused_dilated_conv_norm(x: torch.Tensor, w: torch.Tensor, dilation: int) -> 
 		If shapes do not fit, a tensor is not floating point, or dilation is below 1.
 	"""
 	reference.check_conv_norm(x, w, dilation)
-	call = dispatch.Call(x.device.type, (x.dtype, w.dtype), compiling=torch.compiler.is_compiling())
-	if dispatch.conv_norm_path(call) == "cpu":
+	path = dispatch.conv_norm_path(_describe(x, w))
+	if path == "cpu":
 		return cpu.ConvNorm.apply(x, w, dilation, reference.EPS)
+	if path == "triton":
+		from cherimoya.kernels import conv_norm
+
+		return conv_norm.FusedDilatedConvNormFunc.apply(x, w, dilation, reference.EPS)
 	return reference.conv_norm(x, w, dilation)
 
 
@@ -56,8 +90,9 @@ class Linear(nn.Linear):
 class CheriBlock(nn.Module):
 	"""One block: out = x + residual_scale · W2·gelu_tanh(W1·conv_norm(x)), without biases.
 
-	On the CPU the whole block is one operation with a hand-written gradient that saves nothing but its input. A block
-	whose submodules were replaced or hooked, or that runs under autocast, calls those submodules one by one instead.
+	On the CPU, and in Triton on NVIDIA GPUs, the whole block is one operation with a hand-written gradient that saves
+	nothing of the batch's size but its input. A block whose submodules were replaced or hooked calls those submodules
+	one by one instead, as does one that runs under autocast on the CPU; `path` tells which.
 
 	Parameters
 	----------
@@ -99,16 +134,9 @@ class CheriBlock(nn.Module):
 			nn.init.trunc_normal_(weight, std=0.02, generator=generator)
 
 	def path(self, x: torch.Tensor) -> dispatch.BlockPath:
-		"""Which implementation `forward` takes for x: ``"cpu"`` (one operation) or ``"modules"``."""
+		"""Which implementation `forward` takes for x; see `dispatch.block_path`."""
 		weights = (self.conv_weight, self.linear1.weight, self.linear2.weight)
-		call = dispatch.Call(
-			device=x.device.type,
-			dtypes=(x.dtype, *(w.dtype for w in weights)),
-			plain=self._is_plain(),
-			autocast=torch.is_autocast_enabled(x.device.type),
-			compiling=torch.compiler.is_compiling(),
-		)
-		return dispatch.block_path(call)
+		return dispatch.block_path(_describe(x, *weights, plain=self._is_plain()))
 
 	def forward(self, x: torch.Tensor, *, inplace: bool = False) -> torch.Tensor:
 		"""The block's output.
@@ -129,16 +157,32 @@ class CheriBlock(nn.Module):
 		ValueError
 			If x does not have C channels in its last of three dimensions.
 		"""
-		if self.path(x) == "cpu":
+		path = "modules" if x.ndim != 3 else self.path(x)
+		if path != "modules":
 			reference.check_conv_norm(x, self.conv_weight, self.dilation)
 			weights = (self.conv_weight, self.linear1.weight, self.linear2.weight)
 			settings = (self.dilation, self.residual_scale, reference.EPS)
+			if path != "cpu":
+				return self._triton(x, weights, settings, path)
 			if inplace and x.is_contiguous() and not torch.is_grad_enabled():
 				return cpu.block_forward(x, *weights, *settings, out=x)
 			return cpu.Block.apply(x, *weights, *settings)
 		y = fused_dilated_conv_norm(x, self.conv_weight, self.dilation)
 		h = self.activation(self.linear1(y))  # (N, L, C) -> (N, L, H)
 		return torch.add(x, self.linear2(h), alpha=self.residual_scale)  # (N, L, H) -> (N, L, C)
+
+	@staticmethod
+	def _triton(
+		x: torch.Tensor, weights: tuple[torch.Tensor, ...], settings: tuple[int, float, float], path: dispatch.BlockPath
+	) -> torch.Tensor:
+		"""The block's output from the kernels; the operands of its products are of the type that autocast asks for."""
+		from cherimoya.kernels import block
+
+		device = x.device.type
+		dot = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+		if path == "training":
+			return block.FusedBlockFunc.apply(x, *weights, *settings, dot)
+		return block.block(x, *weights, *settings, dot)[0]
 
 	def extra_repr(self) -> str:
 		"""The settings that no submodule shows."""

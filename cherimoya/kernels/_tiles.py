@@ -26,7 +26,7 @@ def round_bits(v, DROP: tl.constexpr):
 
 @triton.jit
 def convert(v, TYPE: tl.constexpr):
-	"""v as TYPE, to the nearest; the interpreter by itself would cut bfloat16 off."""
+	"""A value as TYPE, to the nearest; the interpreter by itself would cut bfloat16 off."""
 	if INTERPRETED and TYPE == tl.bfloat16:
 		return round_bits(v, 16).to(tl.bfloat16)
 	else:
@@ -55,7 +55,7 @@ def load_tap(w_ptr, tap: tl.constexpr, cols, C: tl.constexpr):
 
 @triton.jit
 def conv_tile(x_ptr, w_ptr, rows, cols, dilation, L, C: tl.constexpr):
-	"""z = w[0]·x[l−d] + w[1]·x[l] + w[2]·x[l+d] at rows and columns; rows must be inside 0..L or are masked later."""
+	"""The convolution w[0]·x[l−d] + w[1]·x[l] + w[2]·x[l+d] at rows and columns; the caller masks rows outside."""
 	z = load_tap(w_ptr, 1, cols, C)[None, :] * load_tile(x_ptr, rows, cols, L, C)
 	z += load_tap(w_ptr, 0, cols, C)[None, :] * load_tile(x_ptr, rows - dilation, cols, L, C)
 	z += load_tap(w_ptr, 2, cols, C)[None, :] * load_tile(x_ptr, rows + dilation, cols, L, C)
@@ -64,14 +64,14 @@ def conv_tile(x_ptr, w_ptr, rows, cols, dilation, L, C: tl.constexpr):
 
 @triton.jit
 def norm_tile(x_ptr, w_ptr, rows, cols, dilation, L, C: tl.constexpr, mean, rstd):
-	"""y = (z − mean)·rstd at rows and columns, 0 outside."""
+	"""The normalised y = (z − mean)·rstd at rows and columns, 0 outside."""
 	inside = ((rows >= 0) & (rows < L))[:, None] & (cols < C)[None, :]
 	return tl.where(inside, (conv_tile(x_ptr, w_ptr, rows, cols, dilation, L, C) - mean) * rstd, 0.0)
 
 
 @triton.jit
 def dz_tile(x_ptr, w_ptr, dy_ptr, rows, cols, dilation, L, C: tl.constexpr, mean, rstd, m1, m2):
-	"""dz = rstd·(dy − m1 − y·m2) at rows and columns, 0 outside."""
+	"""The gradient at z, dz = rstd·(dy − m1 − y·m2) at rows and columns, 0 outside."""
 	inside = ((rows >= 0) & (rows < L))[:, None] & (cols < C)[None, :]
 	y = norm_tile(x_ptr, w_ptr, rows, cols, dilation, L, C, mean, rstd)
 	return tl.where(inside, rstd * (load_tile(dy_ptr, rows, cols, L, C) - m1 - y * m2), 0.0)
@@ -116,7 +116,7 @@ def merge_sums(partial_ptr, tiles, BLOCK_T: tl.constexpr):
 
 @triton.jit
 def operand(v, ROUND: tl.constexpr, DOT: tl.constexpr):
-	"""v as an operand of tl.dot: rounded to ROUND, held as DOT (the same, except in the interpreter).
+	"""An operand of tl.dot: v rounded to ROUND, held as DOT (the same, except in the interpreter).
 
 	float32 is rounded to the nearest TF32 here, since the tensor cores would cut the low bits off instead, which
 	biases every product.
@@ -138,7 +138,10 @@ def load_weight(w_ptr, rows, cols, R: tl.constexpr, C: tl.constexpr, ROUND: tl.c
 
 @triton.jit
 def gelu_slope(h):
-	"""GELU (tanh form) and its derivative: h·s and s + h·s·(1 − s)·2u', with s = σ(2u), u = √(2/π)·(h + 0.044715·h³)."""
+	"""GELU (tanh form) and its derivative, h·s and s + h·s·(1 − s)·2u'.
+
+	s = σ(2u), u = √(2/π)·(h + 0.044715·h³).
+	"""
 	square = h * h
 	s = tl.sigmoid(1.5957691216057308 * h * (1.0 + 0.044715 * square))
 	return h * s, s + h * s * (1.0 - s) * 1.5957691216057308 * (1.0 + 0.134145 * square)

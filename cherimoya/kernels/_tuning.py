@@ -61,7 +61,7 @@ def split_channels(channels: int) -> tuple[int, int]:
 
 
 def column_block(channels: int) -> int:
-	"""Width of a column tile of the kernels without products: the largest of 128 to 16 that wastes no more than 16 would."""
+	"""Width of a column tile of the kernels without products: of 128 to 16, the largest that wastes as little as 16."""
 	padded = -(-channels // 16) * 16
 	return next(block for block in (128, 64, 32, 16) if padded % block == 0)
 

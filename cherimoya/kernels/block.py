@@ -41,7 +41,7 @@ _TRITON = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16
 
 @triton.jit
 def block_tile(acc, x_ptr, out_ptr, rows, cols, L, C: tl.constexpr, scale):
-	"""out = x + scale·acc at rows and columns."""
+	"""The output x + scale·acc at rows and columns."""
 	store_tile(out_ptr, load_tile(x_ptr, rows, cols, L, C) + scale * acc, rows, cols, L, C)
 
 
@@ -72,7 +72,7 @@ def forward_kernel(
 	ROUND: tl.constexpr,
 	DOT: tl.constexpr,
 ):
-	"""out = x + scale · W2·gelu(W1·y), and stats[0, n], stats[1, n]: mean and reciprocal deviation of example n."""
+	"""The output x + scale · W2·gelu(W1·y), and stats[:, n]: mean and reciprocal deviation of example n."""
 	pid = tl.program_id(0)
 	n, t = pid // tiles, pid % tiles
 	mean, rstd = merge_statistics(
@@ -130,7 +130,7 @@ def hidden_gradient_kernel(
 	ROUND: tl.constexpr,
 	DOT: tl.constexpr,
 ):
-	"""dy = scale · W1ᵀ·((W2ᵀ·g) ⊙ gelu'(W1·y)), and moments[0, n, t], moments[1, n, t]: sums of dy and dy·y."""
+	"""The gradient at y, dy = scale · W1ᵀ·((W2ᵀ·g) ⊙ gelu'(W1·y)), and moments[:, n, t]: sums of dy and dy·y."""
 	pid = tl.program_id(0)
 	n, t = pid // tiles, pid % tiles
 	mean, rstd = tl.load(stats_ptr + n), tl.load(stats_ptr + n_examples + n)
@@ -178,7 +178,7 @@ def tail_tile(
 	left, middle, right, x, w_ptr, dy, g, dx, start, cols, dilation, L, C: tl.constexpr, mean, rstd, m1, m2,
 	BLOCK_L: tl.constexpr, TAIL_L: tl.constexpr,
 ):  # fmt: skip
-	"""dx of a tile's rows and some columns, TAIL_L rows at a time; returns the sums of dw with those of the tile added."""
+	"""Turn a tile's dy into dx, TAIL_L rows at a time; returns the sums of dw with those of the tile added."""
 	for r in range(0, BLOCK_L, TAIL_L):
 		rows = start + r + tl.arange(0, TAIL_L)
 		dz = dz_tile(x, w_ptr, dy, rows, cols, dilation, L, C, mean, rstd, m1, m2)
@@ -329,7 +329,33 @@ def block(
 	eps: float,
 	dot: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-	"""out, shape (N, L, C), and stats, shape (2, N); operands of the products are rounded to dot (float32: to TF32)."""
+	"""The block's output and its statistics, without a gradient.
+
+	Parameters
+	----------
+	x: torch.Tensor, shape=(N, L, C)
+		Of type float32, bfloat16 or float16, on a GPU.
+	conv_weight: torch.Tensor, shape=(3, C)
+		The taps at −d, 0 and +d. Weights are of any of these types, and converted as they are loaded.
+	weight1: torch.Tensor, shape=(H, C)
+		W1, into the hidden layer.
+	weight2: torch.Tensor, shape=(C, H)
+		W2, out of it.
+	dilation: int
+		d, in positions; may exceed L.
+	residual_scale: float
+		Factor of what is added to x.
+	eps: float
+		Added to the variance.
+	dot: torch.dtype
+		Type that the operands of the products are rounded to; float32 means TF32. Sums are float32.
+
+	Returns
+	-------
+	out: torch.Tensor, shape=(N, L, C), dtype of x
+	stats: torch.Tensor, shape=(2, N), float32
+		Mean and reciprocal deviation of each example's convolution.
+	"""
 	x, w, w1, w2 = (t.contiguous() for t in (x, conv_weight, weight1, weight2))
 	(n, length, channels), hidden = x.shape, w1.shape[0]
 	out, stats = torch.empty_like(x), x.new_empty(2, n, dtype=torch.float32)
@@ -438,7 +464,7 @@ def block_backward(
 	need_input: bool,
 	need_weights: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-	"""dx and dw if need_input, dW1 and dW2 if need_weights; empty tensors for those that are not needed."""
+	"""Gradients dx and dw if need_input, dW1 and dW2 if need_weights; empty tensors for those that are not needed."""
 	g, x, w, w1, w2 = (t.contiguous() for t in (g, x, conv_weight, weight1, weight2))
 	shapes = _gradient_shapes(x, w, w1, w2, need_input, need_weights)
 	if x.numel() == 0:
@@ -542,29 +568,7 @@ class FusedBlockFunc(torch.autograd.Function):
 		eps: float,
 		dot: torch.dtype,
 	) -> torch.Tensor:
-		"""The block's output.
-
-		Parameters
-		----------
-		x: torch.Tensor, shape=(N, L, C)
-			Of type float32, bfloat16 or float16, on a GPU.
-		conv_weight: torch.Tensor, shape=(3, C)
-		weight1: torch.Tensor, shape=(H, C)
-		weight2: torch.Tensor, shape=(C, H)
-			Of any of these types; converted as they are loaded.
-		dilation: int
-			d, in positions; may exceed L.
-		residual_scale: float
-			Factor of what is added to x.
-		eps: float
-			Added to the variance.
-		dot: torch.dtype
-			Type that the operands of the products are rounded to; float32 means TF32. Sums are float32.
-
-		Returns
-		-------
-		out: torch.Tensor, shape=(N, L, C), dtype of x
-		"""
+		"""The block's output, shape (N, L, C), in x's type; the arguments are those of `block`."""
 		out, stats = block(x, conv_weight, weight1, weight2, dilation, residual_scale, eps, dot)
 		ctx.save_for_backward(x, conv_weight, weight1, weight2, stats)
 		ctx.settings = dilation, residual_scale, dot

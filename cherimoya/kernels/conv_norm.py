@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-from cherimoya.kernels import _tuning
+from cherimoya.kernels import _tuning, dispatch
 from cherimoya.kernels._tiles import (
 	INTERPRETED,
 	RUNTIME,
@@ -156,7 +156,7 @@ def gradient_kernel(
 	NEED_W: tl.constexpr,
 	RESIDUAL: tl.constexpr,
 ):
-	"""dx = w[0]·dz[l+d] + w[1]·dz[l] + w[2]·dz[l−d] (+ g), and dw[split]: sums of dz[l]·x[l−d], dz[l]·x[l], dz[l]·x[l+d].
+	"""Gradients dx = w[0]·dz[l+d] + w[1]·dz[l] + w[2]·dz[l−d] (+ g), and dw[split]: sums of dz[l]·x[l−d], x[l], x[l+d].
 
 	A program takes one range of tiles over all examples and BLOCK_C channels.
 	"""
@@ -217,11 +217,11 @@ def launch(kernel: Any, grid: tuple[int, ...], tensors: dict[str, torch.Tensor],
 
 def capability(x: torch.Tensor) -> tuple[int, int]:
 	"""Compute capability of x's device; that of the H200 where kernels are interpreted."""
-	return torch.cuda.get_device_capability(x.device) if x.is_cuda else (9, 0)
+	return dispatch.capability(x.device) or (9, 0)
 
 
 def launch_sum(partial: torch.Tensor, out: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
-	"""out = scale · partial.sum(0), in the order of the parts; out may be of another type."""
+	"""Write scale · partial.sum(0), to out, in the order of the parts; out may be of another type."""
 	parts, size = partial.shape[0], partial[0].numel()
 	block = 64 if not INTERPRETED.value else 4096
 	launch(
@@ -354,7 +354,7 @@ def conv_norm_backward(
 	need_x: bool,
 	need_w: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-	"""dx and dw; an empty tensor for the one that is not needed."""
+	"""Gradients dx and dw; an empty tensor for the one that is not needed."""
 	g, x, w = g.contiguous(), x.contiguous(), w.contiguous()
 	n, length, channels = x.shape
 	if x.numel() == 0:
@@ -397,28 +397,7 @@ class FusedDilatedConvNormFunc(torch.autograd.Function):
 
 	@staticmethod
 	def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor, dilation: int, eps: float = EPS) -> torch.Tensor:
-		"""The normalised values.
-
-		Parameters
-		----------
-		x: torch.Tensor, shape=(N, L, C)
-			Of type float32, bfloat16 or float16, on a GPU.
-		w: torch.Tensor, shape=(3, C)
-			The taps at −d, 0 and +d, of any of these types.
-		dilation: int
-			d, in positions; may exceed L.
-		eps: float
-			Added to the variance. Default 1e-3.
-
-		Returns
-		-------
-		y: torch.Tensor, shape=(N, L, C), dtype of x
-
-		Raises
-		------
-		ValueError
-			If shapes do not fit, a tensor is not floating point, or dilation is below 1.
-		"""
+		"""The normalised values, shape (N, L, C), in x's type; arguments and errors are those of the reference."""
 		check_conv_norm(x, w, dilation)
 		y, stats = conv_norm(x, w, dilation, eps)
 		ctx.save_for_backward(x, w, stats)

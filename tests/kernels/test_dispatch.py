@@ -1,14 +1,22 @@
 """The truth table of which implementation runs, and that blocks follow it."""
 
+import importlib.util
+
 import pytest
 import torch
 from torch import nn
 
 from cherimoya.cheri import HAS_TRITON, CheriBlock
-from cherimoya.kernels import cpu
+from cherimoya.kernels import cpu, dispatch
 from cherimoya.kernels.dispatch import Call, block_path, conv_norm_path
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
+
+
+def _gpu(*dtypes, capability=(9, 0), triton=True, shape=(512, 1024, 128), **options):
+	"""A call on a GPU with Triton; the type of the input is that of the weights unless there are two."""
+	return Call("cuda", (dtypes[0], dtypes[-1]), capability=capability, triton=triton, shape=shape, **options)
+
 
 CASES = {
 	"cpu float32": (Call("cpu", (F32, F32)), "cpu", "cpu"),
@@ -23,6 +31,30 @@ CASES = {
 	"cuda": (Call("cuda", (F32, F32)), "reference", "modules"),
 	"cuda bfloat16": (Call("cuda", (BF16, BF16)), "reference", "modules"),
 	"mps": (Call("mps", (F32, F32)), "reference", "modules"),
+	"h200 gradients off": (_gpu(F32), "triton", "inference"),
+	"h200 training": (_gpu(F32, grad=True), "triton", "training"),
+	"h200 bfloat16": (_gpu(BF16), "triton", "inference"),
+	"h200 float16 training": (_gpu(F16, grad=True), "triton", "training"),
+	"h200 float64": (_gpu(F64), "reference", "modules"),
+	"h200 wide weights": (_gpu(F32, F64), "reference", "modules"),
+	"h200 mixed": (_gpu(BF16, F32), "triton", "modules"),
+	"h200 mixed in autocast": (_gpu(BF16, F32, autocast=True, autocast_dtype=BF16, grad=True), "triton", "training"),
+	"h200 float32 in autocast": (_gpu(F32, autocast=True, autocast_dtype=F16), "triton", "inference"),
+	"h200 the other half in autocast": (_gpu(F16, F32, autocast=True, autocast_dtype=BF16), "triton", "modules"),
+	"h200 autocast to float64": (_gpu(F32, autocast=True, autocast_dtype=F64), "triton", "modules"),
+	"h200 compiling": (_gpu(BF16, compiling=True, grad=True), "triton", "training"),
+	"h200 hooked": (_gpu(F32, plain=False), "triton", "modules"),
+	"h200 without triton": (_gpu(F32, triton=False), "reference", "modules"),
+	"a100": (_gpu(F32, capability=(8, 0)), "triton", "inference"),
+	"b200": (_gpu(F32, capability=(10, 0)), "triton", "inference"),
+	"turing": (_gpu(F16, capability=(7, 5)), "reference", "modules"),
+	"h200 8 channels": (_gpu(F32, shape=(1, 1, 8)), "triton", "inference"),
+	"h200 4 channels": (_gpu(F32, shape=(2, 9, 4)), "triton", "modules"),
+	"h200 256 channels": (_gpu(F32, shape=(2, 9, 256)), "triton", "inference"),
+	"h200 512 channels": (_gpu(F32, shape=(2, 9, 512)), "triton", "modules"),
+	"h200 no examples": (_gpu(F32, shape=(0, 9, 96)), "triton", "inference"),
+	"h200 a whole chromosome": (_gpu(F32, shape=(1, 2**24, 96)), "reference", "modules"),
+	"rocm": (_gpu(F32, capability=None), "reference", "modules"),
 }
 
 
@@ -33,8 +65,23 @@ def test_truth_table(case):
 	assert block_path(call) == block
 
 
-def test_there_is_no_triton_path_to_be_found():
-	assert HAS_TRITON is False
+def test_triton_is_found_where_it_is_installed():
+	assert HAS_TRITON is (importlib.util.find_spec("triton") is not None)
+
+
+def test_a_call_is_described_as_it_is(monkeypatch):
+	seen = []
+	monkeypatch.setattr(dispatch, "block_path", lambda call: seen.append(call) or "modules")
+	block, x = CheriBlock(8, 2), torch.randn(2, 10, 8, dtype=BF16)
+	with torch.autocast("cpu", dtype=BF16):
+		block.path(x)
+	with torch.no_grad():
+		block.path(x.float())
+	mixed, plain = seen
+	assert mixed == Call(
+		"cpu", (BF16, F32, F32, F32), autocast=True, triton=HAS_TRITON, grad=True, shape=(2, 10, 8), autocast_dtype=BF16
+	)
+	assert plain == Call("cpu", (F32,) * 4, triton=HAS_TRITON, shape=(2, 10, 8))
 
 
 def _subclass(block):
