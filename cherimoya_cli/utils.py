@@ -372,7 +372,7 @@ def versions() -> dict[str, str]:
 	from cherimoya import __version__
 
 	found = {"cherimoya": __version__, "python": platform.python_version()}
-	for package in ("torch", "triton", "numpy", "pyfaidx", "pyBigWig", "pydantic", "macs3", "figwig"):
+	for package in ("torch", "triton", "numpy", "pyBigWig", "pydantic", "macs3", "figwig"):
 		try:
 			found[package] = version(package)
 		except PackageNotFoundError:

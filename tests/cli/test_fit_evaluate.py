@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("pyfaidx")
 pytest.importorskip("pyBigWig")
 
 from cherimoya import Cherimoya

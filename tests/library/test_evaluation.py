@@ -189,7 +189,6 @@ def test_the_source_of_a_misfit_is_named():
 @pytest.fixture(scope="module")
 def windows(tiny_genome):
 	"""Stranded and unstranded windows with jitter, peaks of chr1 and of chr2, and negatives of chr2."""
-	pytest.importorskip("pyfaidx")
 	from cherimoya.io import extract_windows
 
 	signals = [str(tiny_genome.signal), [str(tiny_genome.plus), str(tiny_genome.minus)]]

@@ -268,7 +268,6 @@ class TestDeterminism:
 		assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 	def test_real_windows_train_the_same_with_and_without_workers(self, tmp_path, tiny_genome):
-		pytest.importorskip("pyfaidx")
 		from cherimoya.io import PeakGenerator, extract_windows
 
 		before = torch.get_rng_state()
@@ -334,7 +333,6 @@ class TestFailures:
 		assert not list(tmp_path.glob("*.torch"))
 
 	def test_a_non_finite_loss_names_the_locus(self, tmp_path, tiny_genome):
-		pytest.importorskip("pyfaidx")
 		from cherimoya.io import PeakGenerator, extract_windows
 
 		widths = {"in_window": OUT + 2 * TRIMMING, "out_window": OUT}
