@@ -31,7 +31,7 @@ from cherimoya_cli.reads import (
 	on_chromosomes,
 	read_groups,
 )
-from cherimoya_cli.utils import say
+from cherimoya_cli.utils import say, warn
 
 Unit = Literal["cuts", "fragments", "reads"]
 
@@ -41,6 +41,9 @@ NATIVE: dict[str, dict[str, str]] = {
 	"cuts": {},
 }
 """For each unit, the layouts that MACS3 reads as we do, and its name (-f) for each."""
+
+NAMED_SIZES = {"hs": 2.9e9, "mm": 2.65e9, "ce": 1.0e8, "dm": 1.4e8}
+"""The genome sizes that MACS3 knows by name, about, in bp."""
 
 CUT_ARGUMENTS = ("--nomodel", "--shift", "-75", "--extsize", "150", "--keep-dup", "all")
 """How a cut becomes 150 bp of pile-up around it; two cuts at one place are two events."""
@@ -190,6 +193,13 @@ def make_peaks(settings: Mapping[str, Any]) -> int:
 	groups = read_groups(settings["signals"])
 	size = settings["callpeaks_gsize"]
 	genome_size = f"{known_bases(genome) if size is None else size}"
+	total = sum(genome.chrom_sizes.values())
+	if total < NAMED_SIZES.get(genome_size, 0) / 2:
+		warn(
+			f"note: callpeaks_gsize is {genome_size} ({NAMED_SIZES[genome_size]:.2g} bp), but {settings['sequences']} "
+			f"has {total:,} bp; a genome size that is too large calls noise as peaks: set it to null to count the "
+			"FASTA's bases"
+		)
 	folder = Path(f"{settings['name']}.peaks.tmp")
 	shutil.rmtree(folder, ignore_errors=True)  # left by a run that was killed
 	folder.mkdir(parents=True)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,10 +32,16 @@ def shell_line(argv: Sequence[str]) -> str:
 	return shlex.join(str(word) for word in argv)
 
 
-def _die_with_parent() -> None:
-	"""Ask Linux to end this process when its parent is killed, so that no orphan goes on writing."""
+def _become(parent: int, argv: Sequence[str]) -> None:
+	"""Turn this process into a program that ends when its parent is killed, so that no orphan goes on writing.
+
+	Done in the new process rather than between fork and exec, which is not safe once threads run (as torch's do).
+	"""
 	if sys.platform == "linux":
 		ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+		if os.getppid() != parent:  # it was killed already
+			sys.exit(128 + signal.SIGTERM)
+	os.execvp(argv[0], list(argv))
 
 
 def run_program(
@@ -66,6 +73,9 @@ def run_program(
 	FileNotFoundError
 		There is no such program.
 	"""
+	program = shutil.which(str(argv[0]))
+	if program is None:
+		raise FileNotFoundError(f"{argv[0]}: no such program")
 	passed_on: list[int] = []
 	running: list[subprocess.Popen] = []
 
@@ -81,13 +91,12 @@ def run_program(
 	previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
 	try:
 		process = subprocess.Popen(
-			[str(word) for word in argv],
+			[sys.executable, "-I", "-S", __file__, str(os.getpid()), program, *(str(word) for word in argv[1:])],
 			stdout=subprocess.PIPE,
 			stderr=subprocess.STDOUT,
 			stdin=subprocess.DEVNULL,
 			env={**os.environ, "PYTHONUNBUFFERED": "1"},
 			start_new_session=True,
-			preexec_fn=_die_with_parent if os.name == "posix" else None,
 		)
 		running.append(process)
 		if passed_on:
@@ -140,3 +149,7 @@ def exit_code_of(finished: Finished) -> int:
 	if finished.code in (0, 2, 3):
 		return finished.code
 	return 4
+
+
+if __name__ == "__main__":
+	_become(int(sys.argv[1]), sys.argv[2:])

@@ -1,7 +1,8 @@
 """Reads and fragments: from alignment files to the positions that a signal counts.
 
 A read counts at its 5' end: the start of a read on the + strand, the last base of one on the - strand.
-A fragment counts at both of its ends: its first base as a + end, its last base as a - end. Shifts are
+Each mate of a pair is a read. A fragment counts at both of its ends: its first base as a + end, its last base as a
+- end. Shifts are
 added to those positions, so that ``pos_shift=4, neg_shift=-4`` turns raw ATAC-seq reads into the
 centres of Tn5's cuts: ``start + 4`` and ``end - 5`` for a half-open fragment.
 """
@@ -9,7 +10,7 @@ centres of Tn5's cuts: ``start + 4`` and ``end - 5`` for a half-open fragment.
 import gzip
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,6 +29,9 @@ BIGWIG_SUFFIXES = (".bw", ".bigwig")
 REMOTE_PREFIXES = ("http://", "https://", "s3://", "gs://", "ftp://")
 CHUNK_ROWS = 500_000
 """Rows that are turned into arrays at a time."""
+
+PROGRESS_READS = 5_000_000
+"""Reads between two lines of progress."""
 
 DROP_REASONS = (
 	"unmapped",
@@ -465,6 +469,7 @@ def count_ends(
 	pos_shift: int = 0,
 	neg_shift: int = 0,
 	sequences: str | None = None,
+	progress: Callable[[str], None] | None = None,
 ) -> tuple[list[dict[str, tuple["np.ndarray", "np.ndarray"]]], ReadAccounting]:
 	"""How many ends of a file's reads lie at each position.
 
@@ -482,6 +487,8 @@ def count_ends(
 		Shifts of + and - ends in bp. Default is 0.
 	sequences: str or None
 		The FASTA, which CRAM needs. Default is None.
+	progress: callable or None
+		Gets a line now and then. Default is None.
 
 	Returns
 	-------
@@ -493,9 +500,12 @@ def count_ends(
 	import numpy as np
 
 	accounting = ReadAccounting(path, "fragments" if fragments else "reads")
-	names = list(chrom_sizes)
+	names, told = list(chrom_sizes), 0
 	collected: list[list[list[np.ndarray]]] = [[[] for _ in names] for _ in range(1 + stranded)]
 	for chunk in iterate_reads(path, chrom_sizes, fragments=fragments, accounting=accounting, sequences=sequences):
+		if progress is not None and accounting.given >= told + PROGRESS_READS:
+			told = accounting.given
+			progress(f"{path}: {told:,} {accounting.unit} so far")
 		ends = five_prime_ends(chunk, fragments=fragments, pos_shift=pos_shift, neg_shift=neg_shift)
 		inside = on_chromosomes(ends, chrom_sizes)
 		accounting.beyond += int((~inside).sum())

@@ -95,7 +95,7 @@ def make_signals(settings: Mapping[str, Any]) -> dict[str, Any]:
 	----------
 	settings: dict
 		name, sequences, signals and controls (reads, grouped as `read_groups` says), unstranded, fragments,
-		pos_shift, neg_shift, scale_factor, read_depth, n_jobs.
+		pos_shift, neg_shift, scale_factor, read_depth, n_jobs, verbose.
 
 	Returns
 	-------
@@ -119,6 +119,7 @@ def make_signals(settings: Mapping[str, Any]) -> dict[str, Any]:
 		pos_shift=settings["pos_shift"],
 		neg_shift=settings["neg_shift"],
 		sequences=settings["sequences"],
+		progress=say if settings["verbose"] else None,
 	)
 	record: dict[str, Any] = {"signals": [], "controls": []}
 	for kind in record:

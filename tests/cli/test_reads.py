@@ -142,6 +142,7 @@ def convert(folder, fasta, files, **options):
 		"scale_factor": 1.0,
 		"read_depth": False,
 		"n_jobs": 1,
+		"verbose": True,
 	}
 	return signals.make_signals({**values, **options})
 
@@ -250,11 +251,13 @@ def test_scale(tmp_path, fasta, options, value):
 	assert set(from_bigwigs(record["signals"][0]["outputs"]).values()) == {value}
 
 
-def test_chunks_do_not_change_counts(tmp_path, fasta, monkeypatch):
+def test_chunks_do_not_change_counts(tmp_path, fasta, monkeypatch, capsys):
 	rows = random_reads(50)
 	path = reads_file("bed", tmp_path, fasta, rows)
 	monkeypatch.setattr(reads, "CHUNK_ROWS", 7)
+	monkeypatch.setattr(reads, "PROGRESS_READS", 20)
 	record = convert(tmp_path, fasta, [path], unstranded=True)
+	assert "reads so far" in capsys.readouterr().out
 	assert from_bigwigs(record["signals"][0]["outputs"]) == expected(ends_of_reads(rows), 0, 0, False)
 
 
@@ -440,11 +443,24 @@ def test_peaks(enriched, tmp_path, case, summits, capfd):
 	assert run.returncode == 0, run.stderr
 	assert "--call-summits" in run.stdout if summits else "--call-summits" not in run.stdout
 	assert "-g 61600" in run.stdout  # the bases of the FASTA that are known
+	assert run.stderr == ""
 	table = [line.split("\t") for line in (tmp_path / "x_peaks.narrowPeak").read_text().splitlines()]
 	found = [int(row[1]) + int(row[9]) for row in table]
 	assert all(min(abs(f - c) for f in found) < 150 for c in centres)
 	assert [int(row[1]) for row in table] == sorted(int(row[1]) for row in table)
 	assert not (tmp_path / "x.peaks.tmp").exists()
+
+
+def test_a_genome_size_that_is_another_genomes_is_noted(enriched, tmp_path):
+	pytest.importorskip("MACS3")
+	_, fasta, rows, _, _ = enriched
+	path = write_lines(tmp_path / "t.bed", rows)
+	given = {"name": str(tmp_path / "x"), "sequences": str(fasta), "signals": [str(path)], "fragments": True}
+	(tmp_path / "x.peaks.json").write_text(json.dumps({**given, "callpeaks_gsize": "hs"}))
+	command = [sys.executable, "-m", "cherimoya_cli.peaks", "-p", str(tmp_path / "x.peaks.json")]
+	run = subprocess.run(command, capture_output=True, text=True)
+	assert run.returncode == 0
+	assert "note: callpeaks_gsize is hs" in run.stderr and "62,000 bp" in run.stderr
 
 
 @pytest.mark.parametrize(
