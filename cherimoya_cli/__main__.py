@@ -167,6 +167,8 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 def run() -> NoReturn:
 	"""The console entry: as `main`, ending the process with its exit code."""
 	signal.signal(signal.SIGTERM, _terminate)
+	# Threads that spin while they wait slow down whatever else runs on the machine, and themselves with it.
+	os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 	code = main()
 	try:
 		sys.stdout.flush()
