@@ -134,7 +134,6 @@ def training_curve(
 	title: str,
 	unit: str,
 	saved: int | None,
-	higher_is_better: bool,
 ) -> Picture:
 	"""One measure over the epochs, with the epoch whose weights were saved."""
 
@@ -155,7 +154,7 @@ def training_curve(
 		ax.yaxis.set_major_locator(MaxNLocator(5))
 		ax.yaxis.grid(True, color=RULE, linewidth=0.5)
 		ax.set_axisbelow(True)
-		ax.legend(loc="lower right" if higher_is_better else "upper right")
+		ax.legend(loc="best")
 
 	best = validation[saved] if saved is not None else validation[-1]
 	alt = (

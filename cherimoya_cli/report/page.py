@@ -18,7 +18,7 @@ from cherimoya.groups import group_slices
 from cherimoya_cli.report import figures
 from cherimoya_cli.report.figures import Picture, unique_ids
 from cherimoya_cli.report.inputs import Evaluation, Run
-from cherimoya_cli.report.verdict import Verdict, judge, saved_epoch
+from cherimoya_cli.report.verdict import Verdict, judge, saved_epoch, two_decimals
 
 #: Groups that get figures of their own; the measures of all are in the table.
 MAX_DRAWN_GROUPS = 6
@@ -245,12 +245,9 @@ def _tiles(run: Run, verdict: Verdict) -> str:
 		if not len(values) or not np.isfinite(values[:, 0]).any():
 			continue
 		model, baseline = np.nanmean(values[:, 0]), values[:, 1]
-		text = (
-			f"baseline {baseline[np.isfinite(baseline)].mean():.2f}" if np.isfinite(baseline).any() else "no baseline"
-		)
-		tiles.append(
-			(label, f"{model:.2f}".replace("-", "−"), text.replace("-", "−") + (", mean of groups" if several else ""))
-		)
+		known = baseline[np.isfinite(baseline)]
+		text = f"baseline {two_decimals(known.mean())}" if len(known) else "no baseline"
+		tiles.append((label, two_decimals(model), text + (", mean of groups" if several else "")))
 	auroc = [row["auroc"] for row in evaluation.rows if math.isfinite(row.get("auroc", math.nan))]
 	if auroc:
 		text = "area under ROC; 0.5 is chance" + (", mean of groups" if several else "")
@@ -404,8 +401,8 @@ def _count_pictures(run: Run, evaluation: Evaluation, arrays: dict[str, np.ndarr
 		if len(per_locus):
 			picture = figures.histogram(per_locus, baseline, mean, title=f"Profiles{suffix}", loci=loci)
 			low, middle, high = np.quantile(per_locus, [0.25, 0.5, 0.75])
-			text = f"Median {middle:.2f}, middle half {low:.2f} to {high:.2f}."
-			pictures.append(picture._replace(caption=text.replace("-", "−")))
+			text = f"Median {two_decimals(middle)}, middle half {two_decimals(low)} to {two_decimals(high)}."
+			pictures.append(picture._replace(caption=text))
 	return pictures
 
 
@@ -427,8 +424,8 @@ def count_picture(
 	picture = figures.count_scatter(observed, predicted.astype(np.float64), negatives, limits, title=title, loci=loci)
 	constant = len(observed) < 2 or observed.std() < 1e-12 or predicted.std() < 1e-12
 	pearson = 0.0 if constant else float(np.corrcoef(observed, predicted)[0, 1])
-	text = f"Pearson {pearson:.2f} over {_counted(len(observed), 'locus', 'loci')}."
-	return picture._replace(caption=text.replace("-", "−"), alt=f"{picture.alt} {text}")
+	text = f"Pearson {two_decimals(pearson)} over {_counted(len(observed), 'locus', 'loci')}."
+	return picture._replace(caption=text, alt=f"{picture.alt} {text}")
 
 
 # ---------------------------------------------------------------------------------------------- profiles
@@ -622,10 +619,10 @@ def _bar(run: Run) -> str:
 
 
 CURVES = (
-	("Profile loss", "MNLL", "Nats per locus", False, True),
-	("Count error", "Count MSE", "Squared error of log(1 + reads)", False, True),
-	("Profile Pearson", "Profile Pearson", "Pearson correlation", True, False),
-	("Count Pearson", "Count Pearson", "Pearson correlation", True, False),
+	("Profile loss", "MNLL", "Nats per locus", True),
+	("Count error", "Count MSE", "Squared error of log(1 + reads)", True),
+	("Profile Pearson", "Profile Pearson", "Pearson correlation", False),
+	("Count Pearson", "Count Pearson", "Pearson correlation", False),
 )
 
 
@@ -651,14 +648,12 @@ def _training(run: Run) -> str:
 	else:
 		saved = saved_epoch(log)
 		pictures = []
-		for title, column, unit, higher, both in CURVES:
+		for title, column, unit, both in CURVES:
 			validation = log.get(f"Validation {column}")
 			if validation is None or not np.isfinite(validation).any():
 				continue
 			training = log.get(f"Training {column}") if both else None
-			picture = figures.training_curve(
-				log["Epoch"], training, validation, title=title, unit=unit, saved=saved, higher_is_better=higher
-			)
+			picture = figures.training_curve(log["Epoch"], training, validation, title=title, unit=unit, saved=saved)
 			pictures.append(picture)
 		html.append(_grid(pictures, "t", css="four"))
 		html.append(

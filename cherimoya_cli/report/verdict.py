@@ -8,7 +8,9 @@ The rules, which ``tests/cli/test_report.py`` holds as a table:
    the difference in Pearson correlation lies above 0, *worse* when it lies below, *no different* otherwise.
    The interval of the counts comes from a paired bootstrap over loci, that of the profile from the
    standard error over loci. Without values per locus a difference of more than 0.02 counts.
-3. A part is *usable* when it is better than its baseline and its correlation reaches ``FLOORS``.
+3. A part is *usable* when it is better than its baseline, its error (profile loss, or mean squared error of log
+   counts) is no larger than the baseline's, and its correlation reaches ``FLOORS``. Correlation alone would pass
+   counts that are a hundred times too low.
 4. All parts usable: "Usable". Some: "Usable in part". None: "Not usable as it is". Fewer than ``MIN_LOCI``
    held-out loci, or no measures, or no baselines: "No verdict".
 5. Cautions never change the verdict; they say what limits it or what to do about it.
@@ -48,6 +50,7 @@ GC_GAP = 0.2
 N_BOOTSTRAP = 500
 
 MEASURES = {"profile": "profile_pearson", "counts": "count_pearson"}
+ERRORS = {"profile": "profile_mnll", "counts": "count_mse"}
 
 
 class Comparison(NamedTuple):
@@ -59,6 +62,8 @@ class Comparison(NamedTuple):
 	baseline: float
 	low: float  # 95 % interval of the difference; NaN where it is unknown
 	high: float
+	error: float = math.nan  # profile loss or squared error; NaN where it was not measured
+	baseline_error: float = math.nan
 
 	@property
 	def outcome(self) -> str:
@@ -72,9 +77,14 @@ class Comparison(NamedTuple):
 		return "better" if low > 0 else "worse" if high < 0 else "no different"
 
 	@property
+	def off(self) -> bool:
+		"""Whether its error is larger than the baseline's."""
+		return self.error > self.baseline_error
+
+	@property
 	def usable(self) -> bool:
-		"""Better than the baseline, and high enough to be of use."""
-		return self.outcome == "better" and self.model >= FLOORS[self.part]
+		"""Better than the baseline, without a larger error, and high enough to be of use."""
+		return self.outcome == "better" and not self.off and self.model >= FLOORS[self.part]
 
 
 class Verdict(NamedTuple):
@@ -119,7 +129,8 @@ def compare(evaluation: Evaluation, signal_groups: tuple[int, ...]) -> tuple[Com
 			interval = _profile_interval if part == "profile" else _count_interval
 			reference = baseline.get(measure, math.nan)
 			low, high = interval(evaluation.arrays, group, signal_groups, reference)
-			comparisons.append(Comparison(part, group, row.get(measure, math.nan), reference, low, high))
+			errors = (row.get(ERRORS[part], math.nan), baseline.get(ERRORS[part], math.nan))
+			comparisons.append(Comparison(part, group, row.get(measure, math.nan), reference, low, high, *errors))
 	return tuple(comparisons)
 
 
@@ -246,16 +257,23 @@ def _finding(comparison: Comparison, run: Run) -> str:
 	)
 	if c.outcome == "unknown":
 		if math.isfinite(c.model):
-			return f"{what}{where}: Pearson {_plain(c.model)}; no baseline was measured."
+			return f"{what}{where}: Pearson {two_decimals(c.model)}; no baseline was measured."
 		return f"{what}{where}: not measured."
 	words = {"better": "better than", "worse": "worse than", "no different": "not distinguishable from"}[c.outcome]
 	interval = ""
 	if math.isfinite(c.low):
 		interval = f", difference {_signed(c.model - c.baseline)} (95% interval {_signed(c.low)} to {_signed(c.high)})"
 	text = (
-		f"{what}{where}: Pearson {_plain(c.model)} against {_plain(c.baseline)} for {reference}{interval}: "
+		f"{what}{where}: Pearson {two_decimals(c.model)} against {two_decimals(c.baseline)} for {reference}{interval}: "
 		f"{words} the baseline"
 	)
+	if c.outcome == "better" and c.off:
+		if c.part == "counts":
+			factors = [f"{math.exp(math.sqrt(error)):.1f}" for error in (c.error, c.baseline_error)]
+			return f"{text} in rank, but off by a factor of about {factors[0]}, the baseline by {factors[1]}."
+		losses = [f"{error:.1f}" for error in (c.error, c.baseline_error)]
+		loss = f"its loss is higher ({losses[0]} against {losses[1]} nats)"
+		return f"{text} in correlation, but {loss}: too flat or too sure."
 	if c.outcome == "better" and not c.usable:
 		return f"{text}, but too low to be of use (below {FLOORS[c.part]:g})."
 	if c.usable and c.part == "counts":
@@ -263,12 +281,15 @@ def _finding(comparison: Comparison, run: Run) -> str:
 	return f"{text}."
 
 
-def _plain(value: float) -> str:
-	return f"{value:.2f}".replace("-", "−")
+def two_decimals(value: float) -> str:
+	"""A correlation as text, with a true minus sign, and none before a zero."""
+	text = f"{value:.2f}"
+	return "0.00" if text == "-0.00" else text.replace("-", "−")
 
 
 def _signed(value: float) -> str:
-	return f"{value:+.2f}".replace("-", "−")
+	text = two_decimals(value)
+	return text if text == "0.00" or text.startswith("−") else f"+{text}"
 
 
 def strength(correlation: float) -> str:

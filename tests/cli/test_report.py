@@ -21,7 +21,7 @@ from cherimoya_cli.report.figures import smooth, strongest_window
 from cherimoya_cli.report.inputs import NOT_SELECTED, Accounting, Evaluation, Run, read_run
 from cherimoya_cli.report.logo import COLORS, draw_logo
 from cherimoya_cli.report.page import duration, number, pick_apart, size, smoothing
-from cherimoya_cli.report.verdict import Comparison, compare, judge
+from cherimoya_cli.report.verdict import Comparison, compare, judge, two_decimals
 
 LOG_COLUMNS = (
 	"Epoch",
@@ -268,6 +268,27 @@ def test_a_part_against_its_baseline(part, model, baseline, low, high, outcome, 
 	comparison = Comparison(part, 0, model, baseline, low, high)
 	assert comparison.outcome == outcome
 	assert comparison.usable is usable
+
+
+@pytest.mark.parametrize(
+	("part", "error", "baseline_error", "usable", "words"),
+	[
+		pytest.param(
+			"counts", 12.9, 0.57, False, "off by a factor of about 36.3, the baseline by 2.1", id="counts-off"
+		),
+		pytest.param("counts", 0.57, 0.57, True, "moderate agreement", id="counts-equal"),
+		pytest.param("counts", 0.3, NAN, True, "moderate agreement", id="baseline-error-unknown"),
+		pytest.param("profile", 361.3, 355.1, False, "loss is higher (361.3 against 355.1 nats)", id="profile-off"),
+		pytest.param("profile", 340.0, 355.1, True, "better than the baseline.", id="profile-fine"),
+	],
+)
+def test_a_correlation_is_not_enough(part, error, baseline_error, usable, words):
+	measure, loss = {"counts": ("count_pearson", "count_mse"), "profile": ("profile_pearson", "profile_mnll")}[part]
+	run = bare_run([{measure: 0.6, loss: error}], [{measure: 0.2, loss: baseline_error}])
+	verdict = judge(run)
+	comparison = next(c for c in verdict.comparisons if c.part == part)
+	assert comparison.outcome == "better" and comparison.usable is usable
+	assert any(words in finding for finding in verdict.findings)
 
 
 def bare_run(rows, baselines, *, split="test", n=500, groups=None, **fields) -> Run:
@@ -685,6 +706,9 @@ def test_figures_leave_matplotlib_as_it_was():
 		(number, 12345.6, "12,346"),
 		(number, NAN, "–"),
 		(number, None, "–"),
+		(two_decimals, -0.001, "0.00"),
+		(two_decimals, -0.25, "−0.25"),
+		(two_decimals, 0.999, "1.00"),
 		(smoothing, 10, 15.0),
 		(smoothing, 500, 5.0),
 		(smoothing, 5000, 0.0),
