@@ -76,7 +76,7 @@ def fused_dilated_conv_norm(x: torch.Tensor, w: torch.Tensor, dilation: int) -> 
 	if path == "triton":
 		from cherimoya.kernels import conv_norm
 
-		return conv_norm.FusedDilatedConvNormFunc.apply(x, w, dilation, reference.EPS)
+		return conv_norm.conv_norm(x, w, dilation, reference.EPS)[0]
 	return reference.conv_norm(x, w, dilation)
 
 
@@ -163,7 +163,7 @@ class CheriBlock(nn.Module):
 			weights = (self.conv_weight, self.linear1.weight, self.linear2.weight)
 			settings = (self.dilation, self.residual_scale, reference.EPS)
 			if path != "cpu":
-				return self._triton(x, weights, settings, path)
+				return self._triton(x, weights, settings)
 			if inplace and x.is_contiguous() and not torch.is_grad_enabled():
 				return cpu.block_forward(x, *weights, *settings, out=x)
 			return cpu.Block.apply(x, *weights, *settings)
@@ -172,16 +172,12 @@ class CheriBlock(nn.Module):
 		return torch.add(x, self.linear2(h), alpha=self.residual_scale)  # (N, L, H) -> (N, L, C)
 
 	@staticmethod
-	def _triton(
-		x: torch.Tensor, weights: tuple[torch.Tensor, ...], settings: tuple[int, float, float], path: dispatch.BlockPath
-	) -> torch.Tensor:
+	def _triton(x: torch.Tensor, weights: tuple[torch.Tensor, ...], settings: tuple[int, float, float]) -> torch.Tensor:
 		"""The block's output from the kernels; the operands of its products are of the type that autocast asks for."""
 		from cherimoya.kernels import block
 
 		device = x.device.type
 		dot = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-		if path == "training":
-			return block.FusedBlockFunc.apply(x, *weights, *settings, dot)
 		return block.block(x, *weights, *settings, dot)[0]
 
 	def extra_repr(self) -> str:

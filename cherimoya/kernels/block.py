@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch.autograd.function import once_differentiable
 
 from cherimoya.kernels import _tuning
 from cherimoya.kernels._tiles import (
@@ -248,6 +247,8 @@ def weight_gradient_kernel(
 	slices: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
 	hidden = part * BLOCK_H + tl.arange(0, BLOCK_H)
 	cols0 = tl.arange(0, C0)
+	w10 = tl.trans(load_weight(w1_ptr, hidden, cols0, H, C, ROUND, DOT))
+	w20 = load_weight(w2_ptr, cols0, hidden, C, H, ROUND, DOT)
 	dw1_0 = tl.zeros([BLOCK_H, C0], tl.float32)
 	dw2_0 = tl.zeros([BLOCK_H, C0], tl.float32)
 	left0 = tl.zeros([C0], tl.float32)
@@ -255,6 +256,8 @@ def weight_gradient_kernel(
 	right0 = tl.zeros([C0], tl.float32)
 	if C1 > 0:
 		cols1 = C0 + tl.arange(0, C1)
+		w11 = tl.trans(load_weight(w1_ptr, hidden, cols1, H, C, ROUND, DOT))
+		w21 = load_weight(w2_ptr, cols1, hidden, C, H, ROUND, DOT)
 		dw1_1 = tl.zeros([BLOCK_H, C1], tl.float32)
 		dw2_1 = tl.zeros([BLOCK_H, C1], tl.float32)
 		left1 = tl.zeros([C1], tl.float32)
@@ -270,13 +273,13 @@ def weight_gradient_kernel(
 		rows = t * BLOCK_L + tl.arange(0, BLOCK_L)
 		y0 = operand(norm_tile(x, w_ptr, rows, cols0, dilation, L, C, mean, rstd), ROUND, DOT)
 		g0 = operand(load_tile(g, rows, cols0, L, C), ROUND, DOT)
-		h = tl.dot(y0, tl.trans(load_weight(w1_ptr, hidden, cols0, H, C, ROUND, DOT)))
-		da = tl.dot(g0, load_weight(w2_ptr, cols0, hidden, C, H, ROUND, DOT))
+		h = tl.dot(y0, w10)
+		da = tl.dot(g0, w20)
 		if C1 > 0:
 			y1 = operand(norm_tile(x, w_ptr, rows, cols1, dilation, L, C, mean, rstd), ROUND, DOT)
 			g1 = operand(load_tile(g, rows, cols1, L, C), ROUND, DOT)
-			h = tl.dot(y1, tl.trans(load_weight(w1_ptr, hidden, cols1, H, C, ROUND, DOT)), h)
-			da = tl.dot(g1, load_weight(w2_ptr, cols1, hidden, C, H, ROUND, DOT), da)
+			h = tl.dot(y1, w11, h)
+			da = tl.dot(g1, w21, da)
 		a, slope = gelu_slope(h)
 		a = tl.trans(operand(a, ROUND, DOT))
 		dh = tl.trans(operand(scale * da * slope, ROUND, DOT))
@@ -329,7 +332,9 @@ def block(
 	eps: float,
 	dot: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-	"""The block's output and its statistics, without a gradient.
+	"""The block's output and its statistics; differentiable once, in x and the weights.
+
+	An operation of its own to torch, which torch.compile neither looks into nor splits.
 
 	Parameters
 	----------
@@ -553,33 +558,20 @@ def _(
 	return tuple(t.new_empty(s) for t, s in zip(tensors, shapes, strict=True))
 
 
-class FusedBlockFunc(torch.autograd.Function):
-	"""`reference.block` with its gradient on the GPU; saves x, the weights and two numbers an example."""
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+	"""Keep x, the weights and two numbers an example for the backward."""
+	*tensors, dilation, residual_scale, _, dot = inputs
+	ctx.save_for_backward(*tensors, output[1])
+	ctx.settings = dilation, residual_scale, dot
 
-	@staticmethod
-	def forward(
-		ctx: Any,
-		x: torch.Tensor,
-		conv_weight: torch.Tensor,
-		weight1: torch.Tensor,
-		weight2: torch.Tensor,
-		dilation: int,
-		residual_scale: float,
-		eps: float,
-		dot: torch.dtype,
-	) -> torch.Tensor:
-		"""The block's output, shape (N, L, C), in x's type; the arguments are those of `block`."""
-		out, stats = block(x, conv_weight, weight1, weight2, dilation, residual_scale, eps, dot)
-		ctx.save_for_backward(x, conv_weight, weight1, weight2, stats)
-		ctx.settings = dilation, residual_scale, dot
-		return out
 
-	@staticmethod
-	@once_differentiable
-	def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-		"""Gradients of x and the three weights, those that are needed."""
-		needs = ctx.needs_input_grad[:4]
-		need_input, need_weights = needs[0] or needs[1], needs[2] or needs[3]
-		gradients = block_backward(g, *ctx.saved_tensors, *ctx.settings, need_input, need_weights)
-		kept = (gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
-		return *kept, None, None, None, None
+def _backward(ctx: Any, g: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+	"""Gradients of x and the three weights, those that are needed."""
+	needs = ctx.needs_input_grad[:4]
+	need_input, need_weights = needs[0] or needs[1], needs[2] or needs[3]
+	gradients = block_backward(g, *ctx.saved_tensors, *ctx.settings, need_input, need_weights)
+	kept = (gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
+	return *kept, None, None, None, None
+
+
+block.register_autograd(_backward, setup_context=_save)

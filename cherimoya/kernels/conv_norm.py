@@ -312,7 +312,27 @@ def launch_gradient(
 
 @torch.library.custom_op("cherimoya::conv_norm", mutates_args=())
 def conv_norm(x: torch.Tensor, w: torch.Tensor, dilation: int, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
-	"""y, shape (N, L, C), and stats, shape (2, N): mean and reciprocal deviation of each example."""
+	"""`reference.conv_norm` and its statistics; differentiable once, in x and w.
+
+	An operation of its own to torch, which torch.compile neither looks into nor splits.
+
+	Parameters
+	----------
+	x: torch.Tensor, shape=(N, L, C)
+		Of type float32, bfloat16 or float16, on a GPU.
+	w: torch.Tensor, shape=(3, C)
+		The taps at −d, 0 and +d, of any of these types.
+	dilation: int
+		d, in positions; may exceed L.
+	eps: float
+		Added to the variance.
+
+	Returns
+	-------
+	y: torch.Tensor, shape=(N, L, C), dtype of x
+	stats: torch.Tensor, shape=(2, N), float32
+		Mean and reciprocal deviation of each example's convolution.
+	"""
 	x, w = x.contiguous(), w.contiguous()
 	n, length, channels = x.shape
 	y, stats = torch.empty_like(x), x.new_empty(2, n, dtype=torch.float32)
@@ -392,23 +412,35 @@ def _(
 	return x.new_empty(x.shape if need_x else 0), w.new_empty(w.shape if need_w else 0)
 
 
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+	"""Keep x, w and two numbers an example for the backward."""
+	x, w, ctx.dilation, _ = inputs
+	ctx.save_for_backward(x, w, output[1])
+
+
+def _backward(ctx: Any, g: torch.Tensor, _: torch.Tensor | None = None) -> tuple[torch.Tensor | None, ...]:
+	"""Gradients of x and w, those that are needed."""
+	need_x, need_w = ctx.needs_input_grad[:2]
+	dx, dw = conv_norm_backward(g, *ctx.saved_tensors, ctx.dilation, need_x, need_w)
+	return dx if need_x else None, dw if need_w else None, None, None
+
+
+conv_norm.register_autograd(_backward, setup_context=_save)
+
+
 class FusedDilatedConvNormFunc(torch.autograd.Function):
-	"""`reference.conv_norm` with its gradient on the GPU; saves x, w and two numbers an example."""
+	"""`conv_norm` for those who call autograd functions: `FusedDilatedConvNormFunc.apply(x, w, dilation)`."""
 
 	@staticmethod
 	def forward(ctx: Any, x: torch.Tensor, w: torch.Tensor, dilation: int, eps: float = EPS) -> torch.Tensor:
 		"""The normalised values, shape (N, L, C), in x's type; arguments and errors are those of the reference."""
 		check_conv_norm(x, w, dilation)
 		y, stats = conv_norm(x, w, dilation, eps)
-		ctx.save_for_backward(x, w, stats)
-		ctx.dilation = dilation
+		_save(ctx, (x, w, dilation, eps), (y, stats))
 		return y
 
 	@staticmethod
 	@once_differentiable
 	def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
 		"""Gradients of x and w, those that are needed."""
-		x, w, stats = ctx.saved_tensors
-		need_x, need_w = ctx.needs_input_grad[:2]
-		dx, dw = conv_norm_backward(g, x, w, stats, ctx.dilation, need_x, need_w)
-		return dx if need_x else None, dw if need_w else None, None, None
+		return _backward(ctx, g)
