@@ -59,6 +59,8 @@ class Step:
 		Files that it leaves.
 	prefix: str
 		Start of the names of the run's files.
+	written_as: dict
+		The place in the pipeline JSON of those keys that it holds, such as ``"fit_parameters.batch_size"``.
 	"""
 
 	name: str
@@ -70,6 +72,7 @@ class Step:
 	outputs: tuple[str, ...]
 	prefix: str
 	optional: tuple[str, ...] = ()
+	written_as: Mapping[str, str] = field(default_factory=dict)
 
 	@property
 	def json_path(self) -> Path:
@@ -92,7 +95,7 @@ class Step:
 
 	def key_name(self, key: str) -> str:
 		"""How a user writes a key of this step in the pipeline JSON."""
-		return key if key in TOP_LEVEL else f"{self.section}.{key}"
+		return self.written_as.get(key) or (key if key in TOP_LEVEL else f"{self.section}.{key}")
 
 
 class Status(NamedTuple):
@@ -317,6 +320,7 @@ class _Draft:
 		content = json.loads(json.dumps({key: values[key] for key in model.model_fields}))
 		named = (path for _, path in input_files(model.model_validate(content)))
 		prefix = self.settings.name
+		origins = getattr(self.settings, section).origins
 		argv = argv or (sys.executable, "-m", "cherimoya_cli", name)
 		self.steps.append(
 			Step(
@@ -329,6 +333,7 @@ class _Draft:
 				optional=tuple(dict.fromkeys(optional)),
 				outputs=tuple(dict.fromkeys(outputs)),
 				prefix=prefix,
+				written_as={key: origin.key for key, origin in origins.items() if origin.kind != "default"},
 			)
 		)
 

@@ -216,6 +216,19 @@ def test_skip_does_not_invent_outputs(done):
 	assert plan.examine(without("out.txt")(done), trust=True) == (True, "output missing: out.txt")
 
 
+@pytest.mark.parametrize(
+	("changes", "name"),
+	[
+		({"batch_size": 8}, "batch_size"),
+		({"fit_parameters": {**BASE["fit_parameters"], "batch_size": 8}}, "fit_parameters.batch_size"),
+		({}, "batch_size"),
+	],
+	ids=["top level", "section", "default"],
+)
+def test_keys_are_named_where_they_are_written(changes, name):
+	assert step_of("fit", **changes).key_name("batch_size") == name
+
+
 def test_many_reasons_are_cut(done):
 	changed = with_settings(max_epochs=1, in_window=1, loci=[], extra=1)(done)
 	assert plan.examine(changed).why.endswith("; and 1 more")
