@@ -395,8 +395,8 @@ SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def _power_of_ten(largest: float) -> int:
-	"""The power to take out of an axis whose largest value is given: 0 unless it is below 0.001."""
-	return 0 if largest >= 1e-3 or largest == 0 else int(np.floor(np.log10(largest)))
+	"""The power to take out of an axis whose largest value is given: 0 unless it is below 0.1."""
+	return 0 if largest >= 0.1 or largest == 0 else int(np.floor(np.log10(largest)))
 
 
 def contribution_logo(

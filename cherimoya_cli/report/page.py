@@ -558,7 +558,7 @@ def _reads(run: Run) -> list[str]:
 		lost = "; ".join(f"{reason} {n:,}" for reason, n in file.dropped.items()) or "none"
 		name = f"<code>{escape(file.name)}</code>" + (" (control)" if file.role == "control" else "")
 		rows.append([name, escape(file.unit), f"{file.given:,}", f"{file.used:,}", escape(lost)])
-	table = _table(["Reads", "Unit", "Given", "Used", "Dropped"], rows, label="Reads used", css="numbers reads")
+	table = _table(["File", "Unit", "Given", "Used", "Dropped"], rows, label="Reads used", css="numbers reads")
 	return ["<h3>Reads</h3>", table, "<h3>Loci</h3>"]
 
 

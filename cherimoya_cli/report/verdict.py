@@ -8,9 +8,9 @@ The rules, which ``tests/cli/test_report.py`` holds as a table:
    the difference in Pearson correlation lies above 0, *worse* when it lies below, *no different* otherwise.
    The interval of the counts comes from a paired bootstrap over loci, that of the profile from the
    standard error over loci. Without values per locus a difference of more than 0.02 counts.
-3. A part is *usable* when it is better than its baseline, its error (profile loss, or mean squared error of log
-   counts) is no larger than the baseline's, and its correlation reaches ``FLOORS``. Correlation alone would pass
-   counts that are a hundred times too low.
+3. A part is *usable* when it is better than its baseline, its correlation reaches ``FLOORS``, and its error (profile
+   loss, or mean squared error of log counts) is not above ``MOST_ERROR`` times the baseline's. Correlation alone
+   would pass counts that are a hundred times too low.
 4. All parts usable: "Usable". Some: "Usable in part". None: "Not usable as it is". Fewer than ``MIN_LOCI``
    held-out loci, or no measures, or no baselines: "No verdict".
 5. Cautions never change the verdict; they say what limits it or what to do about it.
@@ -27,6 +27,8 @@ from cherimoya_cli.report.inputs import Accounting, Evaluation, Run
 
 #: Correlations below which a part is not worth using, even when it beats its baseline.
 FLOORS = {"profile": 0.1, "counts": 0.3}
+#: Errors, as multiples of the baseline's, above which a part is not worth using whatever its correlation.
+MOST_ERROR = {"profile": 1.0, "counts": 1.5}
 #: Held-out loci below which there is no verdict, and below which its figures are called uncertain.
 MIN_LOCI, FEW_LOCI = 30, 200
 #: Training loci below which more data is the first advice.
@@ -78,12 +80,12 @@ class Comparison(NamedTuple):
 
 	@property
 	def off(self) -> bool:
-		"""Whether its error is larger than the baseline's."""
-		return self.error > self.baseline_error
+		"""Whether its error is too large beside the baseline's."""
+		return self.error > MOST_ERROR[self.part] * self.baseline_error
 
 	@property
 	def usable(self) -> bool:
-		"""Better than the baseline, without a larger error, and high enough to be of use."""
+		"""Better than the baseline, without too large an error, and high enough to be of use."""
 		return self.outcome == "better" and not self.off and self.model >= FLOORS[self.part]
 
 
@@ -264,8 +266,8 @@ def _finding(comparison: Comparison, run: Run) -> str:
 	if math.isfinite(c.low):
 		interval = f", difference {_signed(c.model - c.baseline)} (95% interval {_signed(c.low)} to {_signed(c.high)})"
 	text = (
-		f"{what}{where}: Pearson {two_decimals(c.model)} against {two_decimals(c.baseline)} for {reference}{interval}: "
-		f"{words} the baseline"
+		f"{what}{where}: Pearson {two_decimals(c.model)} against {two_decimals(c.baseline)} for "
+		f"{reference}{interval}: {words} the baseline"
 	)
 	if c.outcome == "better" and c.off:
 		if c.part == "counts":
@@ -277,7 +279,8 @@ def _finding(comparison: Comparison, run: Run) -> str:
 	if c.outcome == "better" and not c.usable:
 		return f"{text}, but too low to be of use (below {FLOORS[c.part]:g})."
 	if c.usable and c.part == "counts":
-		return f"{text}; {strength(c.model)} agreement."
+		ranks = "; good for ranking loci, less so for absolute numbers" if c.error > c.baseline_error else ""
+		return f"{text}; {strength(c.model)} agreement{ranks}."
 	return f"{text}."
 
 
@@ -373,8 +376,9 @@ def _split_cautions(run: Run) -> list[str]:
 			if gap > SPLIT_GAP:
 				where = f" ({run.group_names[group]})" if len(evaluation.rows) > 1 else ""
 				texts.append(
-					f"The {part} correlation{where} falls from {valid[measure]:.2f} on the validation split to "
-					f"{test[measure]:.2f} on the test split: expect the lower figure elsewhere."
+					f"The {part.removesuffix('s')} correlation{where} falls from {valid[measure]:.2f} on the "
+					f"validation split to {test[measure]:.2f} on the test split: expect the lower figure "
+					"elsewhere."
 				)
 	return texts
 
@@ -393,8 +397,9 @@ def _background_cautions(run: Run) -> list[str]:
 			)
 	if run.background is not None and run.background.ks > GC_GAP:
 		texts.append(
-			f"Loci and background differ in GC content (Kolmogorov-Smirnov distance {run.background.ks:.2f}): "
-			"telling them apart takes no more than base composition."
+			f"Loci and background differ in GC content (Kolmogorov–Smirnov distance {run.background.ks:.2f}), so "
+			"some of telling them apart may rest on base composition; compare the areas under ROC of model and "
+			"baseline."
 		)
 	if not any(math.isfinite(row.get("auroc", math.nan)) for row in run.held_out.rows):
 		texts.append("Not measured on background loci: whether it tells peaks from background is not known.")

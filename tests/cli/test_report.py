@@ -276,7 +276,9 @@ def test_a_part_against_its_baseline(part, model, baseline, low, high, outcome, 
 		pytest.param(
 			"counts", 12.9, 0.57, False, "off by a factor of about 36.3, the baseline by 2.1", id="counts-off"
 		),
-		pytest.param("counts", 0.57, 0.57, True, "moderate agreement", id="counts-equal"),
+		pytest.param("counts", 0.57, 0.57, True, "moderate agreement.", id="counts-equal"),
+		pytest.param("counts", 0.6, 0.4, True, "less so for absolute numbers", id="counts-at-the-limit"),
+		pytest.param("counts", 0.61, 0.4, False, "off by a factor of about 2.2", id="counts-above-the-limit"),
 		pytest.param("counts", 0.3, NAN, True, "moderate agreement", id="baseline-error-unknown"),
 		pytest.param("profile", 361.3, 355.1, False, "loss is higher (361.3 against 355.1 nats)", id="profile-off"),
 		pytest.param("profile", 340.0, 355.1, True, "better than the baseline.", id="profile-fine"),
