@@ -18,12 +18,15 @@ class Config(NamedTuple):
 		Channels (conv + norm) or hidden units (block) that a program works on at a time.
 	warps, stages: int
 		Warps of a program, and depth of the pipeline that loads weights.
+	padded: bool
+		Hold C as one tile, padded to a power of two, instead of as two; costs products, saves registers. Default False.
 	"""
 
 	rows: int
 	cols: int
 	warps: int
 	stages: int
+	padded: bool = False
 
 
 # Programs that the reductions over examples are split into: enough for the 132 multiprocessors of an H200, few enough
@@ -45,8 +48,8 @@ def next_power_of_2(n: int) -> int:
 	return 1 << max(0, n - 1).bit_length()
 
 
-def split_channels(channels: int) -> tuple[int, int]:
-	"""C as a sum of two tile widths, each a power of two from 16 or 0: 96 is 64 + 32, not 128.
+def split_channels(channels: int, padded: bool = False) -> tuple[int, int]:
+	"""C as a sum of two tile widths, each a power of two from 16 or 0: 96 is 64 + 32, not 128 (as it is when padded).
 
 	Examples
 	--------
@@ -54,22 +57,16 @@ def split_channels(channels: int) -> tuple[int, int]:
 	((64, 32), (128, 0), (32, 16), (16, 0))
 	"""
 	whole = next_power_of_2(max(16, channels))
-	if whole <= 16 or channels == whole:
+	if whole <= 16 or channels == whole or padded:
 		return whole, 0
 	rest = max(16, next_power_of_2(channels - whole // 2))
 	return (whole, 0) if rest >= whole // 2 else (whole // 2, rest)
 
 
 def column_block(channels: int) -> int:
-	"""Width of a column tile of the kernels without products: of 128 to 16, the largest that wastes as little as 16."""
+	"""Width of a column tile of the kernels without products: of 64 to 16, the largest that wastes as little as 16."""
 	padded = -(-channels // 16) * 16
-	return next(block for block in (128, 64, 32, 16) if padded % block == 0)
-
-
-def shared_memory(capability: tuple[int, int]) -> int:
-	"""Bytes of shared memory that one program can have, by compute capability."""
-	sizes = {(8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227, (10, 3): 227, (11, 0): 227}
-	return sizes.get(capability, 99) * 1024
+	return next(block for block in (64, 32, 16) if padded % block == 0)
 
 
 def config(kernel: str, channels: int, dtype: torch.dtype, capability: tuple[int, int]) -> Config:
@@ -95,21 +92,41 @@ def config(kernel: str, channels: int, dtype: torch.dtype, capability: tuple[int
 		return _override[kernel]
 	if kernel in _ELEMENTWISE:
 		return Config(32 if kernel == "gradient" else 64, column_block(channels), 4, 2)
-	wide = dtype == torch.float32
 	width = sum(split_channels(channels))
-	small = shared_memory(capability) < 160 * 1024
-	return _block_config(kernel, width, wide, small)
+	size = "small" if width <= 64 else "medium" if width <= 128 else "large"
+	held = "four" if dtype == torch.float32 else "two"
+	# The matrix units of data-centre GPUs from 9.0 read operands from shared memory, which leaves registers free.
+	exact = f"{kernel} {size} {held} {width}" if capability in ((9, 0), (10, 0), (10, 3)) else ""
+	hopper = f"{kernel} {size} {held} hopper" if capability == (9, 0) else ""
+	return next(_BLOCK[key] for key in (exact, hopper, f"{kernel} {size} {held}") if key in _BLOCK)
 
 
-def _block_config(kernel: str, width: int, wide: bool, small: bool) -> Config:
-	"""A row of the block's table: by padded width, operands of four bytes, and shared memory of about 100 KB."""
-	if width <= 64:
-		return Config(64, 32 if wide else 64, 4, 2)
-	if width <= 128:
-		if kernel == "weight_gradient":
-			return Config(32 if wide or small else 64, 32 if wide or small else 64, 8, 2)
-		return Config(64, 16 if wide and small else 32 if wide or small else 64, 4 if not wide else 8, 2)
-	return Config(32 if wide else 64, 16 if wide or small else 32, 8, 1 if wide or small else 2)
+# By kernel, C padded (small: up to 64, medium: up to 128, large: up to 256), bytes of an operand of the products, and,
+# where it matters, GPU or width. Each row is the largest tile found that compiles without spills for compute
+# capabilities 8.0, 9.0 and 10.0 within 99 KB of shared memory (benchmarks/kernel_resources.json); not timed yet.
+_BLOCK = {
+	"forward small two": Config(64, 64, 4, 2),
+	"forward small four": Config(64, 32, 4, 2),
+	"forward medium two": Config(128, 32, 8, 2),
+	"forward medium four": Config(64, 32, 8, 2),
+	"forward medium four hopper": Config(128, 32, 8, 1),
+	"forward large two": Config(32, 32, 8, 2),
+	"forward large four": Config(32, 16, 8, 2),
+	"hidden_gradient small two": Config(64, 32, 4, 2),
+	"hidden_gradient small four": Config(64, 32, 4, 2),
+	"hidden_gradient medium two": Config(64, 32, 8, 2),
+	"hidden_gradient medium four": Config(32, 32, 8, 2, padded=True),
+	"hidden_gradient medium four 96": Config(64, 32, 8, 2),
+	"hidden_gradient large two": Config(32, 32, 8, 2),
+	"hidden_gradient large four": Config(32, 16, 8, 1),
+	"weight_gradient small two": Config(32, 32, 4, 2),
+	"weight_gradient small four": Config(32, 16, 4, 2),
+	"weight_gradient medium two": Config(32, 64, 8, 2, padded=True),
+	"weight_gradient medium two 96": Config(64, 64, 8, 1),
+	"weight_gradient medium four": Config(32, 32, 8, 1, padded=True),
+	"weight_gradient large two": Config(32, 32, 8, 1, padded=True),
+	"weight_gradient large four": Config(16, 16, 8, 1, padded=True),
+}
 
 
 @contextlib.contextmanager

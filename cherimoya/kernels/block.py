@@ -314,9 +314,9 @@ def weight_gradient_kernel(
 			store_taps(dw_ptr, left1, middle1, right1, cols1, C)
 
 
-def _sizes(channels: int, hidden: int, dot: torch.dtype) -> dict[str, Any]:
+def _sizes(channels: int, hidden: int, dot: torch.dtype, padded: bool) -> dict[str, Any]:
 	"""The compile-time arguments that every kernel of the block has."""
-	c0, c1 = _tuning.split_channels(channels)
+	c0, c1 = _tuning.split_channels(channels, padded)
 	held = tl.float32 if INTERPRETED.value else _TRITON[dot]
 	return {"C": channels, "H": hidden, "C0": c0, "C1": c1, "ROUND": _TRITON[dot], "DOT": held}
 
@@ -395,7 +395,7 @@ def block(
 		BLOCK_T=_tuning.MERGE,
 		num_warps=config.warps,
 		num_stages=config.stages,
-		**_sizes(channels, hidden, dot),
+		**_sizes(channels, hidden, dot, config.padded),
 	)
 	return out, stats
 
@@ -450,7 +450,7 @@ def _launch_hidden_gradient(
 		BLOCK_H=config.cols,
 		num_warps=config.warps,
 		num_stages=config.stages,
-		**_sizes(channels, hidden, dot),
+		**_sizes(channels, hidden, dot, config.padded),
 	)
 	return dy, moments
 
@@ -521,7 +521,7 @@ def block_backward(
 		TAIL=need_input,
 		num_warps=config.warps,
 		num_stages=config.stages,
-		**_sizes(channels, hidden, dot),
+		**_sizes(channels, hidden, dot, config.padded),
 	)
 	return (
 		dx,

@@ -212,7 +212,8 @@ def launch(kernel: Any, grid: tuple[int, ...], tensors: dict[str, torch.Tensor],
 	"""Run a kernel on its tensors' device; tensors by parameter name, for whoever counts what a launch touches."""
 	device = next(iter(tensors.values())).device
 	with torch.cuda.device(device) if device.type == "cuda" else torch.no_grad():
-		kernel[grid](**tensors, **arguments)
+		# Triton warns about a default of its own unless it is told about fused multiply-add.
+		kernel[grid](**tensors, **arguments, enable_fp_fusion=True)
 
 
 def capability(x: torch.Tensor) -> tuple[int, int]:
@@ -275,8 +276,8 @@ def launch_gradient(
 	n, length, channels = x.shape
 	config = _tuning.config("gradient", channels, x.dtype, capability(x))
 	tiles, blocks = triton.cdiv(length, config.rows), triton.cdiv(channels, config.cols)
-	# A part of dw is small (3·C values), so several programs per multiprocessor can have one.
-	splits = min(n * tiles, 8 * _tuning.PROGRAMS // blocks)
+	# A part of dw is small (3·C values): several programs per multiprocessor can have one, over a few tiles at least.
+	splits = max(1, min(n * tiles // 4, 8 * _tuning.PROGRAMS // blocks))
 	dx = torch.empty_like(x) if need_x else x.new_empty(0)
 	partial = x.new_empty(splits if need_w else 0, 3, channels, dtype=torch.float32)
 	launch(

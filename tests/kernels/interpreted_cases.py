@@ -1,4 +1,4 @@
-"""The Triton kernels in Triton's interpreter against float64; collected only by the process that test_interpreted starts.
+"""The Triton kernels in Triton's interpreter against float64; collected by the process that test_interpreted starts.
 
 The interpreter runs every program of a kernel in Python, one after the other. It shows what is computed and what is
 read and written, not what a GPU alone shows: races, rounding in tensor cores, and speed.
