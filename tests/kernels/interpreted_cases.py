@@ -16,6 +16,9 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 from cherimoya.cheri import CheriBlock, fused_dilated_conv_norm
 from cherimoya.kernels import _tuning, block, conv_norm, dispatch, reference
 
+# The interpreter of Triton before 3.6 does this to NumPy's arrays; from NumPy 2.4 it cannot run there.
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0:DeprecationWarning")
+
 F32, BF16, F16 = torch.float32, torch.bfloat16, torch.float16
 DTYPES = [F32, BF16, F16]
 # N, L, C, dilation, expansion, and rows in a tile where those of the table would take the interpreter minutes.
