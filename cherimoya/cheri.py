@@ -29,7 +29,7 @@ def __getattr__(name: str) -> Any:
 def _describe(x: torch.Tensor, *weights: torch.Tensor, plain: bool = True) -> dispatch.Call:
 	"""What the choice of an implementation depends on."""
 	device = x.device.type
-	autocast = torch.is_autocast_enabled(device)
+	autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 	return dispatch.Call(
 		device=device,
 		dtypes=(x.dtype, *(w.dtype for w in weights)),

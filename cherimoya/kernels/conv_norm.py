@@ -10,6 +10,7 @@ Four kernels, no atomics, and partial results merged in the order of their tiles
 Passes and bytes are in README.md.
 """
 
+import contextlib
 from typing import Any
 
 import torch
@@ -211,7 +212,7 @@ def sum_kernel(partial_ptr, out_ptr, parts, size, scale, BLOCK_P: tl.constexpr, 
 def launch(kernel: Any, grid: tuple[int, ...], tensors: dict[str, torch.Tensor], **arguments: Any) -> None:
 	"""Run a kernel on its tensors' device; tensors by parameter name, for whoever counts what a launch touches."""
 	device = next(iter(tensors.values())).device
-	with torch.cuda.device(device) if device.type == "cuda" else torch.no_grad():
+	with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
 		# Triton warns about a default of its own unless it is told about fused multiply-add.
 		kernel[grid](**tensors, **arguments, enable_fp_fusion=True)
 

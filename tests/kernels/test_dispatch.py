@@ -1,6 +1,8 @@
 """The truth table of which implementation runs, and that blocks follow it."""
 
 import importlib.util
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -69,6 +71,32 @@ def test_triton_is_found_where_it_is_installed():
 	assert HAS_TRITON is (importlib.util.find_spec("triton") is not None)
 
 
+STEP = """
+import torch
+from cherimoya import cheri
+from cherimoya.kernels import check
+block, x = cheri.CheriBlock(8, 2), torch.randn(2, 9, 8, requires_grad=True)
+block(x).sum().backward()
+cheri.fused_dilated_conv_norm(x, block.conv_weight, 2).sum().backward()
+"""
+
+
+def _python(code):
+	done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+	assert done.returncode == 0, done.stderr
+	return done.stdout
+
+
+def test_nothing_on_the_cpu_imports_triton():
+	assert _python(f"import sys\n{STEP}\nprint('triton' in sys.modules)") == "False\n"
+
+
+def test_everything_works_without_triton():
+	code = f"import sys\nsys.modules['triton'] = None\n{STEP}"
+	code += "print(cheri.HAS_TRITON, hasattr(cheri, 'FusedDilatedConvNormFunc'), check.main([]))"
+	assert _python(code) == "Triton is not installed: blocks run in plain torch\nFalse False 0\n"
+
+
 def test_a_call_is_described_as_it_is(monkeypatch):
 	seen = []
 	monkeypatch.setattr(dispatch, "block_path", lambda call: seen.append(call) or "modules")
@@ -82,6 +110,12 @@ def test_a_call_is_described_as_it_is(monkeypatch):
 		"cpu", (BF16, F32, F32, F32), autocast=True, triton=HAS_TRITON, grad=True, shape=(2, 10, 8), autocast_dtype=BF16
 	)
 	assert plain == Call("cpu", (F32,) * 4, triton=HAS_TRITON, shape=(2, 10, 8))
+
+
+def test_a_device_without_autocast_has_its_shapes():
+	block, x = CheriBlock(8, 2).to("meta"), torch.empty(2, 10, 8, device="meta")
+	assert block.path(x) == "modules"
+	assert block(x).shape == (2, 10, 8)
 
 
 def _subclass(block):

@@ -5,10 +5,16 @@ import torch
 
 pytest.importorskip("triton")
 
+from cherimoya import cheri
 from cherimoya.kernels import _tuning, block, conv_norm
 
 F32, BF16 = torch.float32, torch.bfloat16
 KERNELS = ("statistics", "normalise", "moments", "gradient", "forward", "hidden_gradient", "weight_gradient")
+
+
+def test_the_autograd_function_is_public_where_triton_is_installed():
+	assert cheri.HAS_TRITON
+	assert cheri.FusedDilatedConvNormFunc is conv_norm.FusedDilatedConvNormFunc
 
 
 @pytest.mark.parametrize("channels", [8, 16, 24, 40, 48, 80, 96, 112, 128, 160, 192, 256])
