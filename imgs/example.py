@@ -1,7 +1,8 @@
 """Draw a held-out locus of a finished run: ``python imgs/example.py RUN [-o imgs/example.png]``.
 
 RUN is the prefix of a pipeline's outputs, such as ``examples/yeast_atac/out/yeast``. Of the test loci whose
-contributions were computed, the one with the most reads is drawn: it is not chosen by how well it is predicted.
+contributions were computed, the one whose profile is predicted with the median correlation is drawn: neither a lucky
+locus nor an unlucky one.
 """
 
 from __future__ import annotations
@@ -34,11 +35,14 @@ def choose(run: Run) -> tuple[int, int]:
 		(chrom, int(start) + width // 2): i
 		for i, (chrom, start) in enumerate(zip(run.attributions.chroms, run.attributions.starts, strict=True))
 	}
-	for k in np.argsort(-arrays["observed_counts"].sum(axis=1), kind="stable"):
-		i = attributed.get((str(arrays["chrom"][k]), int(middle[k])))
-		if i is not None:
-			return int(k), i
-	raise InputError(f"{run.name}: contributions were computed for none of the test loci; raise max_loci")
+	both = [
+		(int(k), attributed[place])
+		for k in np.argsort(np.nan_to_num(arrays["profile_pearson"]).mean(axis=1), kind="stable")
+		if (place := (str(arrays["chrom"][k]), int(middle[k]))) in attributed
+	]
+	if not both:
+		raise InputError(f"{run.name}: contributions were computed for none of the test loci; raise max_loci")
+	return both[len(both) // 2]
 
 
 def track(path: Path, chrom: str, start: int, end: int) -> np.ndarray:
