@@ -35,6 +35,8 @@ from cherimoya.kernels._tiles import (
 )
 from cherimoya.kernels.conv_norm import capability, launch, launch_gradient, launch_statistics, launch_sum
 
+# Triton 3.5 fails to compile two products into one accumulator for compute capability 10: C is padded there instead.
+_OLD = tuple(int(part) for part in triton.__version__.split(".")[:2]) < (3, 6)
 _TRITON = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -314,9 +316,10 @@ def weight_gradient_kernel(
 			store_taps(dw_ptr, left1, middle1, right1, cols1, C)
 
 
-def _sizes(channels: int, hidden: int, dot: torch.dtype, padded: bool) -> dict[str, Any]:
+def _sizes(x: torch.Tensor, hidden: int, dot: torch.dtype, padded: bool) -> dict[str, Any]:
 	"""The compile-time arguments that every kernel of the block has."""
-	c0, c1 = _tuning.split_channels(channels, padded)
+	channels = x.shape[2]
+	c0, c1 = _tuning.split_channels(channels, padded or (_OLD and capability(x)[0] == 10))
 	held = tl.float32 if INTERPRETED.value else _TRITON[dot]
 	return {"C": channels, "H": hidden, "C0": c0, "C1": c1, "ROUND": _TRITON[dot], "DOT": held}
 
@@ -395,7 +398,7 @@ def block(
 		BLOCK_T=_tuning.MERGE,
 		num_warps=config.warps,
 		num_stages=config.stages,
-		**_sizes(channels, hidden, dot, config.padded),
+		**_sizes(x, hidden, dot, config.padded),
 	)
 	return out, stats
 
@@ -450,7 +453,7 @@ def _launch_hidden_gradient(
 		BLOCK_H=config.cols,
 		num_warps=config.warps,
 		num_stages=config.stages,
-		**_sizes(channels, hidden, dot, config.padded),
+		**_sizes(x, hidden, dot, config.padded),
 	)
 	return dy, moments
 
@@ -521,7 +524,7 @@ def block_backward(
 		TAIL=need_input,
 		num_warps=config.warps,
 		num_stages=config.stages,
-		**_sizes(channels, hidden, dot, config.padded),
+		**_sizes(x, hidden, dot, config.padded),
 	)
 	return (
 		dx,
