@@ -191,12 +191,18 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 		dtype = DTYPES[name]
 		for case in itertools.chain(make_cases(tuple(options.shape), dtype, device), model_cases(dtype, device)):
 			timing = measure(case.call, options.repeats)
-			rate, teraflops = case.bytes / timing.median / 1e6, case.operations / timing.median / 1e9
-			row = {"case": case.name, "dtype": name, "shape": options.shape, **timing._asdict()}
-			rows.append({**row, "gb_per_s": rate, "share_of_copy": rate / bandwidth, "copy_gb_per_s": bandwidth})
+			# Only our launches are counted: what plain torch moves is not known here.
+			rate = case.bytes / timing.median / 1e6 if case.bytes else None
+			teraflops = case.operations / timing.median / 1e9 if case.operations else None
+			row = {"case": case.name, "dtype": name, "shape": list(options.shape), **timing._asdict()}
+			row |= {"gb_per_s": rate, "tflop_per_s": teraflops, "copy_gb_per_s": bandwidth}
+			row["share_of_copy"] = None if rate is None else rate / bandwidth
+			rows.append(row)
+			numbers = [f"{value:.0f}" if value is not None else "" for value in (rate, teraflops, timing.peak_mb)]
+			share = "" if rate is None else f"{rate / bandwidth:.0%}"
 			print(
 				f"{case.name:<60}{name:<10}{timing.median:>9.3f}{timing.p20:>9.3f}{timing.p80:>9.3f}   "
-				f"{rate:>8.0f}{rate / bandwidth:>9.0%}{teraflops:>9.0f}{timing.peak_mb:>9.0f}"
+				f"{numbers[0]:>8}{share:>9}{numbers[1]:>9}{numbers[2]:>9}"
 			)
 	return rows
 

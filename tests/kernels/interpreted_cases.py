@@ -311,6 +311,8 @@ def test_a_block_takes_the_kernels(on_kernels):
 	with torch.no_grad():
 		assert made.path(x) == "inference"
 		assert torch.equal(made(x), out)
+	with torch.inference_mode():
+		assert torch.equal(made(x), out)
 
 
 def test_a_hooked_block_takes_the_kernels_for_conv_and_norm(on_kernels):

@@ -1,5 +1,6 @@
 """The check of this machine's kernels, and the benchmark's gate before it."""
 
+import argparse
 import importlib.util
 import json
 import os
@@ -64,8 +65,34 @@ def test_the_benchmark_without_cuda_runs_its_gate_alone():
 	assert [line.split()[-1] for line in lines] == ["ok"] * 3
 
 
-def test_quantiles():
+@pytest.fixture
+def bench():
 	spec = importlib.util.spec_from_file_location("bench_kernels", ROOT / "bench_kernels.py")
-	bench = importlib.util.module_from_spec(spec)
-	spec.loader.exec_module(bench)
+	module = importlib.util.module_from_spec(spec)
+	spec.loader.exec_module(module)
+	return module
+
+
+def test_quantiles(bench):
 	assert bench.quantiles([5.0, 1.0, 2.0, 4.0, 3.0]) == pytest.approx((3.0, 1.8, 4.2))
+
+
+def test_rates_are_bytes_and_operations_over_the_median(bench, monkeypatch, capsys):
+	cases = [bench.Case("ours", None, 3 * 10**9, 2 * 10**12), bench.Case("torch", None, 0, 2 * 10**12)]
+	monkeypatch.setattr(bench, "copy_bandwidth", lambda repeats: 4000.0)
+	monkeypatch.setattr(bench, "measure", lambda call, repeats: bench.Timing(2.0, 1.9, 2.2, 512.0))
+	monkeypatch.setattr(bench, "make_cases", lambda *a: iter(cases))
+	monkeypatch.setattr(bench, "model_cases", lambda *a: iter(()))
+	ours, other = bench.run(argparse.Namespace(dtype=["float32"], shape=(1, 2, 8, 1), repeats=3))
+	assert ours["gb_per_s"] == pytest.approx(1500) and ours["share_of_copy"] == pytest.approx(0.375)
+	assert ours["tflop_per_s"] == pytest.approx(1000) and ours["median"] == 2.0
+	assert other["gb_per_s"] is None and other["share_of_copy"] is None
+	assert capsys.readouterr().out.splitlines()[2].split()[-4:] == ["1500", "38%", "1000", "512"]
+
+
+def test_a_shut_gate_reports_no_speed(bench, monkeypatch, capsys):
+	monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+	monkeypatch.setattr(bench, "gate", lambda device, shapes, dtypes: False)
+	monkeypatch.setattr(bench, "run", lambda options: pytest.fail("timed"))
+	assert bench.main([]) == 1
+	assert "no speed is reported" in capsys.readouterr().err
