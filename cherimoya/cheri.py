@@ -163,7 +163,7 @@ class CheriBlock(nn.Module):
 			weights = (self.conv_weight, self.linear1.weight, self.linear2.weight)
 			settings = (self.dilation, self.residual_scale, reference.EPS)
 			if path != "cpu":
-				return self._triton(x, weights, settings)
+				return self._triton(x, weights, settings, path)
 			if inplace and x.is_contiguous() and not torch.is_grad_enabled():
 				return cpu.block_forward(x, *weights, *settings, out=x)
 			return cpu.Block.apply(x, *weights, *settings)
@@ -172,13 +172,18 @@ class CheriBlock(nn.Module):
 		return torch.add(x, self.linear2(h), alpha=self.residual_scale)  # (N, L, H) -> (N, L, C)
 
 	@staticmethod
-	def _triton(x: torch.Tensor, weights: tuple[torch.Tensor, ...], settings: tuple[int, float, float]) -> torch.Tensor:
+	def _triton(
+		x: torch.Tensor, weights: tuple[torch.Tensor, ...], settings: tuple[int, float, float], path: dispatch.BlockPath
+	) -> torch.Tensor:
 		"""The block's output from the kernels; the operands of its products are of the type that autocast asks for."""
 		from cherimoya.kernels import block
 
 		device = x.device.type
 		dot = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-		return block.block(x, *weights, *settings, dot)[0]
+		# Going through torch's dispatcher takes as long as launching a kernel, and inference has no use for it.
+		direct = path == "inference" and type(x) is torch.Tensor and not torch.compiler.is_compiling()
+		function = block.block_forward if direct else block.block
+		return function(x, *weights, *settings, dot)[0]
 
 	def extra_repr(self) -> str:
 		"""The settings that no submodule shows."""

@@ -324,8 +324,7 @@ def _sizes(x: torch.Tensor, hidden: int, dot: torch.dtype, padded: bool) -> dict
 	return {"C": channels, "H": hidden, "C0": c0, "C1": c1, "ROUND": _TRITON[dot], "DOT": held}
 
 
-@torch.library.custom_op("cherimoya::block", mutates_args=())
-def block(
+def block_forward(
 	x: torch.Tensor,
 	conv_weight: torch.Tensor,
 	weight1: torch.Tensor,
@@ -335,9 +334,7 @@ def block(
 	eps: float,
 	dot: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-	"""The block's output and its statistics; differentiable once, in x and the weights.
-
-	An operation of its own to torch, which torch.compile neither looks into nor splits.
+	"""The block's output and its statistics, unseen by autograd; `block` is the same as an operation of torch.
 
 	Parameters
 	----------
@@ -401,6 +398,10 @@ def block(
 		**_sizes(x, hidden, dot, config.padded),
 	)
 	return out, stats
+
+
+# Differentiable once, in x and the weights; torch.compile neither looks into it nor splits it.
+block = torch.library.custom_op("cherimoya::block", mutates_args=())(block_forward)
 
 
 @block.register_fake

@@ -299,7 +299,7 @@ def _as_modules(made, x, g):
 	return oracle(lambda *t: reference.block(*t, made.dilation, made.residual_scale), weights, g)
 
 
-def test_a_block_takes_the_kernels(on_kernels):
+def test_a_block_takes_the_kernels(on_kernels, monkeypatch):
 	made, x, g = _cheri_block(), torch.randn(2, 20, 24), torch.randn(2, 20, 24)
 	expected = _as_modules(made, x, g)
 	x.requires_grad_()
@@ -310,6 +310,8 @@ def test_a_block_takes_the_kernels(on_kernels):
 	assert max(error(*pair) for pair in zip(found, expected, strict=True)) < 1e-3
 	with torch.no_grad():
 		assert made.path(x) == "inference"
+		assert torch.equal(made(x), out)
+		monkeypatch.setattr(block, "block", None)  # inference does not go through torch's dispatcher
 		assert torch.equal(made(x), out)
 	with torch.inference_mode():
 		assert torch.equal(made(x), out)
