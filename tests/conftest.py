@@ -1,12 +1,16 @@
 """Fixtures that every folder of tests may use: small files in the formats of the field, and a small data set."""
 
 import gzip
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+
+# As the command line does: torch's threads that spin while they wait make tests ten times slower on a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parents[1]
 
