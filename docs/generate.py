@@ -42,7 +42,9 @@ def settings() -> str:
 		for section, rows in tables[name].items():
 			if section:
 				step = SECTIONS[section][0]
-				parts.append(f"### {section}\n\nKeys of the step `{step}`; those of the top level may be given here as well.\n")
+				parts.append(
+					f"### {section}\n\nKeys of the step `{step}`; those of the top level may be given here as well.\n"
+				)
 			parts.append(_table(rows) + "\n")
 	return "\n".join(parts)
 
