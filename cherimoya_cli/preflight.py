@@ -1,17 +1,32 @@
 """What can be known to fail before a pipeline starts: every problem is found first, and said together."""
 
+import hashlib
+import json
+import os
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cherimoya.errors import CherimoyaError, InputError, MissingFileError, SettingsError, join_problems, missing_extra
+from cherimoya.errors import (
+	CherimoyaError,
+	InputError,
+	MissingFileError,
+	SettingsError,
+	ToolError,
+	join_problems,
+	missing_extra,
+)
 from cherimoya_cli.plan import Step, has_reads, needed_extras
 from cherimoya_cli.reads import ReadAccounting, describe_naming, is_reads, is_remote, iterate_reads, read_groups
 from cherimoya_cli.settings import SECTIONS, SPLITS, PipelineSettings
-from cherimoya_cli.utils import available_memory, check_split, output_folder, resolve_device, warn
+from cherimoya_cli.utils import available_memory, check_split, output_folder, resolve_device, warn, write_json
 
 if TYPE_CHECKING:
 	from cherimoya.io.loci import Loci
@@ -125,6 +140,8 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 		if find_spec(package) is None:
 			errors.append(missing_extra(package, extra=extra, needed_for=purpose))
 	device = attempt(resolve_device, settings.device) if any("device" in step.settings for step in active) else "cpu"
+	if str(device).startswith("cuda"):
+		attempt(check_kernels)
 	chrom_sizes = attempt(_open_genome, settings.sequences)
 	loci: dict[tuple[tuple[str, ...], bool], Loci | None] = {}
 	if chrom_sizes:
@@ -152,6 +169,57 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 	attempt(_check_machine, settings, needs)
 	raise_together(errors)
 	return needs
+
+
+def check_kernels() -> None:
+	"""Compare the GPU kernels with their definition, once per machine and version.
+
+	A record of success in the user's cache folder, named after the sources of the kernels, the GPU and the versions
+	of torch and Triton, spares the next run the seconds that this takes.
+
+	Raises
+	------
+	ToolError
+		If a kernel's result is wrong or differs between two runs.
+	"""
+	record = _kernels_record()
+	if record.is_file():
+		return
+	command = [sys.executable, "-m", "cherimoya.kernels.check", "--json"]
+	child = subprocess.run(command, capture_output=True, text=True, check=False)
+	remedy = "set device to cpu, or remove Triton (pip uninstall triton), so that the kernels are not used"
+	try:
+		found = json.loads(child.stdout)
+	except ValueError:
+		last = (child.stderr.strip() or "no output").splitlines()[-1]
+		raise ToolError(
+			f"the check of the GPU kernels ended with status {child.returncode} ({last}); {remedy}"
+		) from None
+	wrong = [row for row in found["results"] if not row["ok"]]
+	if wrong:
+		listed = "; ".join(f"{row['path']} in {row['dtype']} at {tuple(row['shape'])}" for row in wrong[:3])
+		raise ToolError(
+			f"{found['device']}: {len(wrong)} of {len(found['results'])} comparisons of the GPU kernels with their "
+			f"definition failed ({listed}); {remedy}"
+		)
+	record.parent.mkdir(parents=True, exist_ok=True)
+	write_json(record, found)
+
+
+def _kernels_record() -> Path:
+	"""Where the outcome for this machine, these kernels and these versions is kept."""
+	import torch
+
+	import cherimoya.kernels
+
+	digest = hashlib.sha256()
+	for source in sorted(Path(cherimoya.kernels.__file__).parent.glob("*.py")):
+		digest.update(source.read_bytes())
+	gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+	triton = version("triton") if find_spec("triton") else "none"
+	digest.update(f"{platform.node()} {gpu} {torch.__version__} {triton}".encode())
+	home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+	return Path(home) / "cherimoya" / f"kernels.{digest.hexdigest()[:16]}.json"
 
 
 def _open_genome(path: str) -> dict[str, int]:

@@ -372,7 +372,7 @@ def versions() -> dict[str, str]:
 	from cherimoya import __version__
 
 	found = {"cherimoya": __version__, "python": platform.python_version()}
-	for package in ("torch", "triton", "numpy", "pyBigWig", "pydantic", "macs3", "figwig"):
+	for package in ("torch", "triton", "numpy", "pyBigWig", "pydantic", "macs3", "pysam", "matplotlib"):
 		try:
 			found[package] = version(package)
 		except PackageNotFoundError:

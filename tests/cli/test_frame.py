@@ -174,7 +174,9 @@ def test_a_reader_that_leaves_is_no_error():
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
 def test_signals_end_with_their_codes(number, code):
 	program = (
-		"import sys, time, types\nfrom cherimoya_cli import __main__, registry\n"
+		# Where the tests run in the background of a shell, SIGINT is ignored and children inherit that.
+		"import signal, sys, time, types\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+		"from cherimoya_cli import __main__, registry\n"
 		"module = types.ModuleType('probe_command'); module.READS_SETTINGS = False\n"
 		"def run(args):\n\tprint('ready', flush=True)\n\ttime.sleep(60)\n"
 		"module.run = run; sys.modules['probe_command'] = module\n"

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cherimoya.errors import ToolError
 from cherimoya_cli import plan, process
 from cherimoya_cli.__main__ import main
 from cherimoya_cli.commands import pipeline
@@ -358,3 +359,58 @@ def test_nothing_heavy_is_imported_for_a_dry_run(project):
 	project(dry_run=True)
 	run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 	assert run.stdout.splitlines()[-1] == "[]", run.stderr
+
+
+class TestKernelsCheck:
+	"""The GPU kernels are compared with their definition once, and a wrong one stops the run."""
+
+	@pytest.fixture
+	def outcome(self, monkeypatch, tmp_path):
+		"""What the check prints, and how often it ran; its record goes to a folder of the test's."""
+		from cherimoya_cli import preflight
+
+		state = SimpleNamespace(stdout="", runs=0)
+
+		def run(command, **_):
+			assert command[1:] == ["-m", "cherimoya.kernels.check", "--json"]
+			state.runs += 1
+			return SimpleNamespace(stdout=state.stdout, stderr="RuntimeError: no kernel image\n", returncode=1)
+
+		monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+		monkeypatch.setattr(preflight.subprocess, "run", run)
+		return state
+
+	@staticmethod
+	def _printed(ok):
+		row = {"path": "training", "dtype": "bfloat16", "shape": [2, 65, 24, 200, 3], "ok": ok}
+		return json.dumps({"device": "a GPU", "compared": True, "results": [row]})
+
+	def test_success_is_remembered(self, outcome):
+		from cherimoya_cli.preflight import check_kernels
+
+		outcome.stdout = self._printed(True)
+		check_kernels()
+		check_kernels()
+		assert outcome.runs == 1
+
+	def test_a_wrong_kernel_is_named_each_time(self, outcome):
+		from cherimoya_cli.preflight import check_kernels
+
+		outcome.stdout = self._printed(False)
+		for _ in range(2):
+			with pytest.raises(ToolError, match=r"a GPU: 1 of 1 .*training in bfloat16 at \(2, 65.*device to cpu"):
+				check_kernels()
+		assert outcome.runs == 2
+
+	def test_a_check_that_fails_to_run_says_why(self, outcome):
+		from cherimoya_cli.preflight import check_kernels
+
+		with pytest.raises(ToolError, match=r"status 1 \(RuntimeError: no kernel image\).*pip uninstall triton"):
+			check_kernels()
+
+	def test_without_a_gpu_the_real_check_passes(self, monkeypatch, tmp_path):
+		from cherimoya_cli.preflight import check_kernels
+
+		monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+		check_kernels()
+		assert [p.name.split(".")[0] for p in (tmp_path / "cherimoya").iterdir()] == ["kernels"]
