@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -211,6 +210,7 @@ def _kernels_record() -> Path:
 	import torch
 
 	import cherimoya.kernels
+	from cherimoya.io._files import cache_folder
 
 	digest = hashlib.sha256()
 	for source in sorted(Path(cherimoya.kernels.__file__).parent.glob("*.py")):
@@ -218,8 +218,7 @@ def _kernels_record() -> Path:
 	gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 	triton = version("triton") if find_spec("triton") else "none"
 	digest.update(f"{platform.node()} {gpu} {torch.__version__} {triton}".encode())
-	home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-	return Path(home) / "cherimoya" / f"kernels.{digest.hexdigest()[:16]}.json"
+	return cache_folder() / f"kernels.{digest.hexdigest()[:16]}.json"
 
 
 def _open_genome(path: str) -> dict[str, int]:

@@ -13,6 +13,12 @@ from cherimoya.errors import InputError, MissingFileError
 GZIP_MAGIC = b"\x1f\x8b"
 
 
+def cache_folder() -> Path:
+	"""Where this package keeps what it can make again: ``$XDG_CACHE_HOME/cherimoya``, or ``~/.cache/cherimoya``."""
+	home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+	return Path(home) / "cherimoya"
+
+
 def is_remote(path: str | os.PathLike) -> bool:
 	"""Whether the path is a URL, for tools that can stream it."""
 	return str(path).startswith(("http://", "https://", "ftp://", "s3://", "gs://"))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from cherimoya.errors import InputError
-from cherimoya.io._files import GZIP_MAGIC, check_exists, replacing
+from cherimoya.io._files import GZIP_MAGIC, cache_folder, check_exists, replacing
 
 if TYPE_CHECKING:
 	import torch
@@ -328,8 +328,7 @@ def _cached_index(path: str) -> Path:
 	"""Where the index lies when the FASTA's own folder cannot be written; a changed file gets another place."""
 	status = os.stat(path)
 	key = f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}"
-	home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-	return Path(home) / "cherimoya" / f"{sha256(key.encode()).hexdigest()[:32]}.fai"
+	return cache_folder() / f"{sha256(key.encode()).hexdigest()[:32]}.fai"
 
 
 def _parse_fai(place: Path, path: str) -> dict[str, Record]:
