@@ -118,6 +118,36 @@ def training_loss(
 	return loss + (torch.log(lw0) ** 2).sum() + (torch.log(lw1) ** 2).sum()
 
 
+def validation_loss(
+	profile: torch.Tensor, count: torch.Tensor, *, loss_weights: tuple[float, float] | None = None
+) -> torch.Tensor:
+	"""One number to compare epochs by, which does not depend on what the loss weights have become.
+
+	The training loss with learned weights falls as the weights adapt, however little the model improves. Minimised
+	over a weight w, ``loss / (2 w^2) + log(w)`` is ``log(loss) / 2`` and a constant, so epochs are compared by
+	``sum(log(profile)) + sum(log(count))``; with fixed weights by their weighted sum, as in training.
+
+	Parameters
+	----------
+	profile, count: torch.Tensor, shape=(G,)
+		The validation losses of each group.
+	loss_weights: tuple of float or None
+		Fixed weights of the two losses. Default None: learned.
+
+	Returns
+	-------
+	loss: torch.Tensor, shape=()
+
+	References
+	----------
+	Kendall, Gal and Cipolla, "Multi-task learning using uncertainty to weigh losses", CVPR 2018, equation 7.
+	"""
+	if loss_weights is not None:
+		return loss_weights[0] * profile.sum() + loss_weights[1] * count.sum()
+	least = torch.finfo(torch.float32).tiny
+	return profile.clamp_min(least).log().sum() + count.clamp_min(least).log().sum()
+
+
 def fit(
 	model: nn.Module,
 	training_data: Iterable,
@@ -411,7 +441,7 @@ class _Trainer:
 		counts = count_measures(torch.cat(predicted), torch.cat(observed))
 		per_group = [torch.nanmean(part) for part in torch.cat(pearson).split(groups, dim=1)]
 		profile_pearson = torch.stack(per_group)  # (G,)
-		loss = self._loss(mnll.to(self.device, torch.float32), counts["count_mse"].to(self.device, torch.float32))
+		loss = validation_loss(mnll, counts["count_mse"].double(), loss_weights=self.options.loss_weights)
 		if not bool(torch.isfinite(loss)):
 			suspects = torch.nonzero(~torch.cat(finite)).flatten().tolist() or list(range(len(examples)))
 			raise ToolError(non_finite_validation_message(examples, epoch, self.n_steps, suspects))

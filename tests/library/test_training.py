@@ -232,6 +232,11 @@ class TestSelection:
 		values = [row["Validation Count MSE"] for row in history.rows]
 		assert history.best_epoch == values.index(min(values))
 
+	def test_selecting_on_the_loss_of_learned_weights(self, tmp_path):
+		_, history = _fit(tmp_path, max_epochs=8, early_stopping=None, select_on="loss", adam_lr=0.1)
+		values = [math.log(row["Validation MNLL"]) + math.log(row["Validation Count MSE"]) for row in history.rows]
+		assert history.best_epoch == values.index(min(values))
+
 	def test_early_stopping(self, tmp_path):
 		# Nothing learns at a rate of nearly 0, so the first epoch stays the best.
 		options = {"muon_lr": 1e-12, "adam_lr": 1e-12, "muon_wd": 0, "adam_wd": 0, "select_on": "count_mse"}
