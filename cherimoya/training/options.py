@@ -52,8 +52,8 @@ class TrainingOptions(BaseModel):
 	)
 	select_on: Literal["count_pearson", "profile_pearson", "profile_mnll", "count_mse", "loss"] = Field(
 		"count_pearson",
-		description="Validation measure whose best epoch is kept (mean over groups); loss: log(profile loss) + log(count loss), "
-		"or with loss_weights their weighted sum.",
+		description="Validation measure whose best epoch is kept (mean over groups); loss: log(profile loss) + "
+		"log(count loss), or with loss_weights their weighted sum.",
 	)
 	dtype: Literal["float32", "bfloat16", "float16"] = Field(
 		"float32", description="Precision of the forward pass; the 16-bit ones use autocast."
