@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 	import torch
 
 	from cherimoya import Cherimoya
+	from cherimoya.io.genome import Genome
+	from cherimoya.io.windows import Windows
 
 
 def model_path(settings: Any) -> str:
@@ -64,6 +66,34 @@ def control_tracks(settings: Any, model: "Cherimoya") -> list | None:
 			+ (f"list the {wanted} that it was trained with" if wanted else "set controls to null")
 		)
 	return settings.controls
+
+
+def load_windows(
+	settings: Any, model: "Cherimoya", title: str, *, signals: list | None = None
+) -> "tuple[torch.nn.Module, Windows, Genome]":
+	"""The windows of the settings' loci, accounted for under a title, and the model with zeros for missing controls."""
+	from cherimoya import ControlWrapper
+	from cherimoya.io.genome import Genome
+	from cherimoya.io.windows import extract_windows
+
+	controls = control_tracks(settings, model)
+	genome = Genome(settings.sequences)
+	windows = extract_windows(
+		settings.loci,
+		genome,
+		signals=signals,
+		controls=controls,
+		in_window=settings.in_window,
+		out_window=settings.out_window,
+		chroms=settings.chroms,
+		summits=settings.summits,
+		exclusion_lists=settings.exclusion_lists,
+		absolute=settings.absolute_signals,
+		verbose=settings.verbose,
+	)
+	say(windows.accounting.table(title))
+	zeros = model.n_control_tracks and controls is None
+	return ControlWrapper(model) if zeros else model, windows, genome
 
 
 def check_signals(settings: Any, model: "Cherimoya") -> None:

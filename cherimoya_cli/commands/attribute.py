@@ -9,8 +9,8 @@ from cherimoya_cli.inference import (
 	check_finite,
 	check_outputs,
 	check_signals,
-	control_tracks,
 	load_model,
+	load_windows,
 	publish_together,
 	save_arrays,
 )
@@ -86,32 +86,13 @@ def load(settings: Any, device: "torch.device") -> Loaded:
 	"""The model, and the windows to score, checked against each other."""
 	import numpy as np
 
-	from cherimoya import ControlWrapper
 	from cherimoya.interpret.attribution import check_group
-	from cherimoya.io.genome import Genome
-	from cherimoya.io.windows import extract_windows
 
 	model = load_model(settings, device)
 	check_signals(settings, model)
 	check_group(model, settings.group)
-	controls = control_tracks(settings, model)
-	genome = Genome(settings.sequences)
-	windows = extract_windows(
-		settings.loci,
-		genome,
-		signals=settings.signals if settings.max_loci else None,
-		controls=controls,
-		in_window=settings.in_window,
-		out_window=settings.out_window,
-		chroms=settings.chroms,
-		summits=settings.summits,
-		exclusion_lists=settings.exclusion_lists,
-		absolute=settings.absolute_signals,
-		verbose=settings.verbose,
-	)
-	say(windows.accounting.table("Loci to attribute"))
-	zeros = model.n_control_tracks and controls is None
-	model = ControlWrapper(model) if zeros else model
+	signals = settings.signals if settings.max_loci else None
+	model, windows, genome = load_windows(settings, model, "Loci to attribute", signals=signals)
 
 	mask = windows.mask.copy()
 	if settings.max_loci is not None and settings.max_loci < len(windows):

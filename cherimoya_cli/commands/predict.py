@@ -10,8 +10,8 @@ from cherimoya_cli.inference import (
 	Progress,
 	check_finite,
 	check_signals,
-	control_tracks,
 	load_model,
+	load_windows,
 	model_path,
 	publish_together,
 	save_arrays,
@@ -62,10 +62,6 @@ def run(args: argparse.Namespace) -> int:
 
 def load(settings: Any, device: "torch.device") -> Loaded:
 	"""The model and the windows that it predicts, checked against each other."""
-	from cherimoya import ControlWrapper
-	from cherimoya.io.genome import Genome
-	from cherimoya.io.windows import extract_windows
-
 	model = load_model(settings, device)
 	check_signals(settings, model)
 	width = settings.in_window - 2 * model.trimming
@@ -75,23 +71,8 @@ def load(settings: Any, device: "torch.device") -> Loaded:
 			f"{settings.in_window} bp gives {width} bp, and out_window is {settings.out_window}; set in_window to "
 			f"{settings.out_window + 2 * model.trimming}, or out_window to {width}"
 		)
-	controls = control_tracks(settings, model)
-	genome = Genome(settings.sequences)
-	windows = extract_windows(
-		settings.loci,
-		genome,
-		controls=controls,
-		in_window=settings.in_window,
-		out_window=settings.out_window,
-		chroms=settings.chroms,
-		summits=settings.summits,
-		exclusion_lists=settings.exclusion_lists,
-		absolute=settings.absolute_signals,
-		verbose=settings.verbose,
-	)
-	say(windows.accounting.table("Loci to predict"))
-	zeros = model.n_control_tracks and controls is None
-	return Loaded(ControlWrapper(model) if zeros else model, windows, genome.chrom_sizes)
+	model, windows, genome = load_windows(settings, model, "Loci to predict")
+	return Loaded(model, windows, genome.chrom_sizes)
 
 
 def compute(loaded: Loaded, settings: Any) -> "Prediction":
