@@ -460,15 +460,7 @@ class RunKeys(BaseModel):
 # Settings of each command: the classes that it reads.
 
 
-class FitSettings(
-	SamplingKeys,
-	CountLimitKeys,
-	SplitKeys,
-	ModelKeys,
-	TrainingOptions,
-	VerboseKeys,
-	SeedKeys,
-	DeviceKeys,
+class ObservedSettings(
 	WindowKeys,
 	SummitKeys,
 	ControlKeys,
@@ -479,9 +471,24 @@ class FitSettings(
 	NameKeys,
 	Settings,
 ):
-	"""Settings of ``fit``."""
+	"""What the commands that compare a model with an experiment have in common."""
 
 	required: ClassVar = ("sequences", "loci", "signals")
+
+
+class FitSettings(
+	SamplingKeys,
+	CountLimitKeys,
+	SplitKeys,
+	ModelKeys,
+	TrainingOptions,
+	VerboseKeys,
+	SeedKeys,
+	DeviceKeys,
+	ObservedSettings,
+):
+	"""Settings of ``fit``."""
+
 	forced: ClassVar = {"evaluate": False}
 
 	evaluate: bool = Field(
@@ -502,22 +509,12 @@ class EvaluateSettings(
 	VerboseKeys,
 	TrainedModelKeys,
 	DeviceKeys,
-	WindowKeys,
-	SummitKeys,
-	ControlKeys,
-	SignalKeys,
-	NegativeKeys,
-	LociKeys,
-	SequenceKeys,
-	NameKeys,
-	Settings,
+	ObservedSettings,
 ):
 	"""Settings of ``evaluate``."""
 
-	required: ClassVar = ("sequences", "loci", "signals")
 
-
-class PredictSettings(
+class InferenceSettings(
 	PlaceKeys,
 	VerboseKeys,
 	TrainedModelKeys,
@@ -531,29 +528,17 @@ class PredictSettings(
 	NameKeys,
 	Settings,
 ):
+	"""What the commands that run a trained model over loci have in common."""
+
+	required: ClassVar = ("sequences", "loci")
+
+
+class PredictSettings(InferenceSettings):
 	"""Settings of ``predict``."""
 
-	required: ClassVar = ("sequences", "loci")
 
-
-class AttributeSettings(
-	AttributionKeys,
-	PlaceKeys,
-	VerboseKeys,
-	TrainedModelKeys,
-	DeviceKeys,
-	WindowKeys,
-	SummitKeys,
-	ControlKeys,
-	SignalKeys,
-	LociKeys,
-	SequenceKeys,
-	NameKeys,
-	Settings,
-):
+class AttributeSettings(AttributionKeys, InferenceSettings):
 	"""Settings of ``attribute``."""
-
-	required: ClassVar = ("sequences", "loci")
 
 
 class NegativesSettings(
