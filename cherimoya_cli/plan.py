@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cherimoya.io._files import is_remote
 from cherimoya_cli.peaks import peaks_path
-from cherimoya_cli.reads import is_reads, is_remote, read_groups
+from cherimoya_cli.reads import is_reads, read_groups
 from cherimoya_cli.settings import SETTINGS, TOP_LEVEL, PipelineSettings, Settings, input_files
 from cherimoya_cli.signals import signal_paths
 

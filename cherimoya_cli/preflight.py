@@ -22,8 +22,9 @@ from cherimoya.errors import (
 	join_problems,
 	missing_extra,
 )
+from cherimoya.io._files import cache_folder, is_remote
 from cherimoya_cli.plan import Step, has_reads, needed_extras
-from cherimoya_cli.reads import ReadAccounting, describe_naming, is_reads, is_remote, iterate_reads, read_groups
+from cherimoya_cli.reads import ReadAccounting, describe_naming, is_reads, iterate_reads, read_groups
 from cherimoya_cli.settings import SECTIONS, SPLITS, PipelineSettings
 from cherimoya_cli.utils import available_memory, check_split, output_folder, resolve_device, warn, write_json
 
@@ -210,7 +211,6 @@ def _kernels_record() -> Path:
 	import torch
 
 	import cherimoya.kernels
-	from cherimoya.io._files import cache_folder
 
 	digest = hashlib.sha256()
 	for source in sorted(Path(cherimoya.kernels.__file__).parent.glob("*.py")):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cherimoya.errors import InputError, MissingFileError, SettingsError, missing_extra
+from cherimoya.io._files import is_remote
 
 if TYPE_CHECKING:
 	import numpy as np
@@ -26,7 +27,6 @@ Layout = Literal["bam", "cram", "sam", "bed", "bed_stranded", "bedpe", "bedpe_st
 ALIGNMENT_SUFFIXES = (".bam", ".cram", ".sam")
 TEXT_SUFFIXES = (".bed", ".bedpe", ".tsv", ".txt", ".frag", ".fragments")
 BIGWIG_SUFFIXES = (".bw", ".bigwig")
-REMOTE_PREFIXES = ("http://", "https://", "s3://", "gs://", "ftp://")
 CHUNK_ROWS = 500_000
 """Rows that are turned into arrays at a time."""
 
@@ -49,11 +49,6 @@ def is_reads(path: str) -> bool:
 	if name.endswith(".gz"):
 		name = name[: -len(".gz")]
 	return name.endswith(ALIGNMENT_SUFFIXES + TEXT_SUFFIXES)
-
-
-def is_remote(path: str) -> bool:
-	"""Whether a path is a URL, which tools stream by themselves."""
-	return str(path).lower().startswith(REMOTE_PREFIXES)
 
 
 def read_groups(signals: str | Sequence[Any] | None) -> list[list[str]]:

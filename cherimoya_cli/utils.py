@@ -16,14 +16,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cherimoya.errors import InputError, MissingFileError, SettingsError, join_problems
+from cherimoya.errors import SettingsError, join_problems
 
 if TYPE_CHECKING:
 	import torch
 
 	from cherimoya_cli.settings import Settings
-
-REMOTE = ("http://", "https://", "s3://", "gs://", "ftp://")
 
 
 def say(text: str = "") -> None:
@@ -163,28 +161,15 @@ def output_folder(name: str) -> Path:
 	return Path(name + "x").parent
 
 
-def check_inputs(*settings: "Settings") -> None:
-	"""Raise one error that lists every input file that cannot be read, and an output folder that cannot be written.
-
-	Raises
-	------
-	InputError
-		MissingFileError when every problem is a missing file.
-	"""
-	problems = list(find_file_problems(settings))
-	if problems:
-		missing = all("no such file" in problem for problem in problems)
-		raise (MissingFileError if missing else InputError)(join_problems(problems))
-
-
 def find_file_problems(parts: Iterable["Settings"]) -> Iterator[str]:
 	"""What is wrong with the input files and the output folders of settings, a sentence each."""
+	from cherimoya.io._files import is_remote
 	from cherimoya_cli.settings import input_files
 
 	seen: set[str] = set()
 	for settings in parts:
 		for key, path in input_files(settings):
-			if path in seen or path.startswith(REMOTE):
+			if path in seen or is_remote(path):
 				continue
 			seen.add(path)
 			fault = _file_fault(path)

@@ -21,7 +21,7 @@ def cache_folder() -> Path:
 
 def is_remote(path: str | os.PathLike) -> bool:
 	"""Whether the path is a URL, for tools that can stream it."""
-	return str(path).startswith(("http://", "https://", "ftp://", "s3://", "gs://"))
+	return str(path).lower().startswith(("http://", "https://", "ftp://", "s3://", "gs://"))
 
 
 def check_exists(path: str | os.PathLike, *, what: str) -> None:

@@ -244,12 +244,12 @@ def _account(
 ) -> None:
 	"""Extract the windows of one part, and print the table of what is kept and dropped."""
 	from cherimoya.io import extract_windows, parse_groups
-	from cherimoya_cli.utils import REMOTE
+	from cherimoya.io._files import is_remote
 
 	tracks = {}
 	for name in ("signals", "controls"):
 		given = values.get(name)
-		known = given and not any(path in made or path.startswith(REMOTE) for path in parse_groups(given)[0])
+		known = given and not any(path in made or is_remote(path) for path in parse_groups(given)[0])
 		tracks[name] = given if known else None
 	limits = key == "loci" and tracks["signals"] is not None
 	windows = extract_windows(
