@@ -23,10 +23,11 @@ from cherimoya.errors import (
 	missing_extra,
 )
 from cherimoya.io._files import cache_folder, is_remote
+from cherimoya.memory import available_memory
 from cherimoya_cli.plan import Step, has_reads, needed_extras
 from cherimoya_cli.reads import ReadAccounting, describe_naming, is_reads, iterate_reads, read_groups
 from cherimoya_cli.settings import SECTIONS, SPLITS, PipelineSettings
-from cherimoya_cli.utils import available_memory, check_split, output_folder, resolve_device, warn, write_json
+from cherimoya_cli.utils import check_split, output_folder, resolve_device, warn, write_json
 
 if TYPE_CHECKING:
 	from cherimoya.io.loci import Loci

@@ -365,26 +365,6 @@ def versions() -> dict[str, str]:
 	return found
 
 
-def available_memory() -> int | None:
-	"""Bytes of memory that are free: the machine's, or its container's if that is less; None if unknown."""
-	found = []
-	try:
-		lines = Path("/proc/meminfo").read_text().splitlines()
-		found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-	except (OSError, ValueError, IndexError):
-		pass
-	for limit, used in (
-		("memory.max", "memory.current"),
-		("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-	):
-		try:
-			folder = Path("/sys/fs/cgroup")
-			found.append(int((folder / limit).read_text()) - int((folder / used).read_text()))
-		except (OSError, ValueError):
-			continue
-	return min(found) if found else None
-
-
 # For programs that use the settings as plain dicts.
 
 

@@ -202,7 +202,8 @@ def show_files(steps: "Sequence[Step]") -> None:
 
 def show_needs(memory: int, disk: int, device: str) -> None:
 	"""Bytes of memory and disk, and the device."""
-	from cherimoya_cli.utils import available_memory, resolve_device
+	from cherimoya.memory import available_memory
+	from cherimoya_cli.utils import resolve_device
 
 	free = available_memory()
 	beside = f" ({free / 1e9:.1f} GB are free)" if free is not None else ""

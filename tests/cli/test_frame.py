@@ -243,8 +243,6 @@ def test_devices():
 		utils.resolve_device("gpu")
 
 
-def test_versions_and_memory():
+def test_versions():
 	found = utils.versions()
 	assert found["python"] == ".".join(map(str, sys.version_info[:3])) and "cherimoya" in found and "torch" in found
-	memory = utils.available_memory()
-	assert memory is None or memory > 2**20
