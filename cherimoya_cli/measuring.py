@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cherimoya.errors import InputError, join_problems
 from cherimoya_cli.inference import publish_together, save_arrays
-from cherimoya_cli.utils import say, versions, write_json
+from cherimoya_cli.utils import say, versions, write_json, write_text
 
 if TYPE_CHECKING:
+	from collections.abc import Mapping
+
 	import numpy as np
 	import torch
 
 	from cherimoya import Cherimoya
-	from cherimoya.io import Windows
+	from cherimoya.io import Accounting, Windows
 	from cherimoya.training import Baselines, Evaluation
 
 SIGNIFICANT = ("profile_pearson", "profile_jsd", "count_pearson", "count_spearman", "count_mse", "auroc")
@@ -36,6 +38,28 @@ class Measured(NamedTuple):
 	baseline_rows: list[dict[str, float]] | None
 	baseline_log_counts: "np.ndarray | None"
 	baseline_profile_pearson: "np.ndarray | None"
+
+
+def accounting_path(name: str, step: str) -> str:
+	"""The table of where the loci of a step went."""
+	return f"{name}.{step}.accounting.tsv"
+
+
+def write_accounting(path: str | Path, accounts: "Mapping[str, Accounting]") -> None:
+	"""Write where the loci of each split went, whole or not at all.
+
+	Parameters
+	----------
+	path: str or Path
+		The file, tab-separated with the columns split, file ("all", then each of several files of loci), reason
+		("given", the reasons of `cherimoya.io.windows.REASONS`, "kept") and count.
+	accounts: mapping of str to Accounting
+		The account of each split or set of loci, by its name.
+	"""
+	lines = ["split\tfile\treason\tcount"]
+	for split, account in accounts.items():
+		lines += [f"{split}\t{file}\t{reason}\t{count}" for file, reason, count in account.rows()]
+	write_text(path, "\n".join(lines) + "\n")
 
 
 def splits_of(settings: Any) -> list[Split]:

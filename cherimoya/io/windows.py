@@ -4,7 +4,8 @@ With a locus's middle mid and a width w, a window is the bases [mid - w // 2, mi
 `max_jitter` on both sides. Signals use `out_window`; sequences and controls use `in_window`.
 """
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +28,7 @@ REASONS = (
 	"too few counts",
 	"too many counts",
 	"outlier",
+	"in another split",
 )
 _OUTLIER_FACTOR, _OUTLIER_QUANTILE = 1.2, 0.99
 
@@ -44,38 +46,88 @@ class Accounting:
 	dropped: dict of str to int
 		For each reason of `REASONS`, in this order, the loci dropped for it; each locus counts once, for the first
 		reason that holds.
+	files: dict of str to Accounting
+		The same for each file, where the loci come from several; else empty.
 	"""
 
 	given: int = 0
 	kept: int = 0
 	dropped: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+	files: dict[str, "Accounting"] = field(default_factory=dict)
 
 	def __add__(self, other: "Accounting") -> "Accounting":
 		reasons = [*self.dropped, *(r for r in other.dropped if r not in self.dropped)]
+		names = dict.fromkeys([*self.files, *other.files])
 		return Accounting(
 			given=self.given + other.given,
 			kept=self.kept + other.kept,
 			dropped={r: self.dropped.get(r, 0) + other.dropped.get(r, 0) for r in reasons},
+			files={name: self.files.get(name, Accounting()) + other.files.get(name, Accounting()) for name in names},
 		)
 
+	@classmethod
+	def of(cls, loci: Loci, reason: np.ndarray) -> "Accounting":
+		"""The account of loci whose reason is an index of `REASONS`, or negative where they are kept, shape=(n,)."""
+		total = cls._tally(reason)
+		if len(loci.files) < 2:
+			return total
+		parts = [cls._tally(reason[loci.file_index == i]) for i in range(len(loci.files))]
+		files: dict[str, Accounting] = {}
+		for name, part in zip(loci.files, parts, strict=True):  # a file may be listed twice
+			files[name] = files[name] + part if name in files else part
+		return replace(total, files=files)
+
+	@classmethod
+	def _tally(cls, reason: np.ndarray) -> "Accounting":
+		"""The account of one lot of loci."""
+		dropped = {name: int((reason == i).sum()) for i, name in enumerate(REASONS)}
+		return cls(len(reason), int((reason < 0).sum()), dropped)
+
 	def table(self, title: str = "") -> str:
-		"""The account as aligned text; reasons that dropped no locus are left out."""
-		rows = [("given", self.given)]
-		rows += [(f"  dropped: {reason}", n) for reason, n in self.dropped.items() if n]
-		rows.append(("kept", self.kept))
-		left = max(len(name) for name, _ in rows)
-		right = max(len(f"{n:,}") for _, n in rows)
-		lines = [f"{name:<{left}}  {n:>{right},}" for name, n in rows]
+		"""The account as aligned text, a column for each of several files; reasons that dropped none are left out."""
+		columns = [self, *self.files.values()]
+		rows = [["given", *(f"{column.given:,}" for column in columns)]]
+		for reason, n in self.dropped.items():
+			if n:
+				rows.append([f"  dropped: {reason}", *(f"{column.dropped.get(reason, 0):,}" for column in columns)])
+		rows.append(["kept", *(f"{column.kept:,}" for column in columns)])
+		if self.files:
+			rows.insert(0, ["", "all", *_short_names(self.files)])
+		widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+		lines = []
+		for name, *cells in rows:
+			aligned = [f"{cell:>{width}}" for cell, width in zip(cells, widths[1:], strict=True)]
+			lines.append("  ".join([f"{name:<{widths[0]}}", *aligned]))
 		return "\n".join([title, *lines] if title else lines)
+
+	def rows(self) -> list[tuple[str, str, int]]:
+		"""The account as (file, reason, count): given, every reason, and kept; file "all", then each of several."""
+		found = []
+		for name, account in (("all", self), *self.files.items()):
+			found.append((name, "given", account.given))
+			found += [(name, reason, n) for reason, n in account.dropped.items()]
+			found.append((name, "kept", account.kept))
+		return found
 
 	def to_dict(self) -> dict[str, Any]:
 		"""The account as plain numbers, for a JSON record."""
-		return {"given": self.given, "kept": self.kept, "dropped": dict(self.dropped)}
+		record: dict[str, Any] = {"given": self.given, "kept": self.kept, "dropped": dict(self.dropped)}
+		if self.files:
+			record["files"] = {name: account.to_dict() for name, account in self.files.items()}
+		return record
 
 	@classmethod
 	def from_dict(cls, record: Mapping[str, Any]) -> "Accounting":
 		"""The account of a record written by :meth:`to_dict`."""
-		return cls(given=int(record["given"]), kept=int(record["kept"]), dropped=dict(record["dropped"]))
+		files = {name: cls.from_dict(account) for name, account in record.get("files", {}).items()}
+		return cls(int(record["given"]), int(record["kept"]), dict(record["dropped"]), files)
+
+
+def _short_names(paths: Iterable[str]) -> list[str]:
+	"""The names of files without their folders, where that tells them apart."""
+	paths = list(paths)
+	names = [os.path.basename(path) or path for path in paths]
+	return names if len(set(names)) == len(names) else paths
 
 
 @dataclass(frozen=True)
@@ -236,8 +288,7 @@ def extract_windows(
 	_drop(reason, _excluded(loci, spans, exclusion_lists), "excluded")
 	wanted = np.flatnonzero(reason < 0)
 	if not len(wanted):
-		counts = Accounting(len(loci), 0, _tally(reason))
-		_check_left(counts, loci, genome, tracks, chroms, allow_empty)
+		_check_left(Accounting.of(loci, reason), loci, genome, tracks, chroms, allow_empty)
 	for t in (tracks, control_tracks):
 		if t is not None:
 			used = set(loci.chroms[wanted].tolist())
@@ -249,7 +300,7 @@ def extract_windows(
 		totals = group_totals(arrays[1][:, :, max_jitter : max_jitter + out_window], tracks.groups)
 		_count_filters(reason, wanted, totals, min_counts, max_counts, drop_outliers)
 	kept = reason[wanted] < 0
-	accounting = Accounting(len(loci), int(kept.sum()), _tally(reason))
+	accounting = Accounting.of(loci, reason)
 	_check_left(accounting, loci, genome, tracks, chroms, allow_empty)
 	if not kept.all():
 		arrays = tuple(None if a is None else a[kept] for a in arrays)
@@ -322,11 +373,6 @@ def _tensor(array: np.ndarray | None, index: Any) -> "torch.Tensor | None":
 def _drop(reason: np.ndarray, mask: np.ndarray, name: str) -> None:
 	"""Note `name` as the reason of the masked loci that have none yet."""
 	reason[(reason < 0) & mask] = REASONS.index(name)
-
-
-def _tally(reason: np.ndarray) -> dict[str, int]:
-	"""The number of loci for each reason."""
-	return {name: int((reason == i).sum()) for i, name in enumerate(REASONS)}
 
 
 def _place_filters(

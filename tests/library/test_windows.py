@@ -273,3 +273,28 @@ def test_yeast_loci_are_all_accounted_for(shared):
 	assert windows.accounting.given == 2451
 	assert windows.accounting.kept + sum(windows.accounting.dropped.values()) == 2451
 	assert windows.accounting.kept == len(windows) > 2300
+
+
+def test_an_account_by_file(tmp_path, make_bed):
+	"""Several files are accounted for one by one, in the table, in the rows and in the record."""
+	first = make_bed(tmp_path / "a.bed", [("chr1", 100, 110), ("chr9", 5, 8), ("chr1", 2, 4)])
+	second = make_bed(tmp_path / "b.bed", [("chr1", 200, 210), ("chr1", 390, 399)])
+	files = [str(first), str(second)]
+	account = extract_windows(files, {"chr1": "ACGT" * 100}, in_window=40, out_window=20).accounting
+	assert (account.given, account.kept) == (5, 2)
+	assert [(part.given, part.kept) for part in account.files.values()] == [(3, 1), (2, 1)]
+	assert account == Accounting.from_dict(account.to_dict())
+	assert account.table("T").splitlines() == [
+		"T",
+		"                                    all  a.bed  b.bed",
+		"given                                 5      3      2",
+		"  dropped: chromosome not in FASTA    1      1      0",
+		"  dropped: off the edge               2      1      1",
+		"kept                                  2      1      1",
+	]
+	rows = account.rows()
+	assert ("all", "off the edge", 2) in rows and (files[1], "off the edge", 1) in rows
+	assert sum(n for name, reason, n in rows if name == files[0] and reason != "given") == 3
+	assert (account + account).files[files[0]].given == 6
+	twice = extract_windows([files[0]] * 2, {"chr1": "ACGT" * 100}, in_window=40, out_window=20).accounting
+	assert twice.files == {files[0]: account.files[files[0]] + account.files[files[0]]}
