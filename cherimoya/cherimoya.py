@@ -16,6 +16,7 @@ from cherimoya.errors import InputError, SettingsError, join_problems
 from cherimoya.groups import check_signal_groups
 
 if TYPE_CHECKING:
+	from cherimoya.interpret._batches import Array
 	from cherimoya.interpret.predict import Prediction
 	from cherimoya.training import History
 
@@ -302,14 +303,41 @@ class Cherimoya(nn.Module):
 
 	def predict(
 		self,
-		X: torch.Tensor,
-		X_ctl: torch.Tensor | None = None,
-		batch_size: int = 64,
+		X: "Array",
+		X_ctl: "Array | None" = None,
+		batch_size: int | None = None,
 		device: str | torch.device | None = None,
 		dtype: str | torch.dtype | None = None,
 		verbose: bool = False,
 	) -> "Prediction":
-		"""Logits and log counts of many sequences, batch by batch: see `cherimoya.interpret.predict.predict`."""
+		"""Logits and log counts of many sequences, batch by batch; see `cherimoya.interpret.predict.predict`.
+
+		Parameters
+		----------
+		X: torch.Tensor or numpy.ndarray, shape=(n, 4, L) or (n, L)
+			One-hot sequences of any dtype, or uint8 base codes (A, C, G, T = 0 to 3, anything else 4).
+		X_ctl: torch.Tensor or numpy.ndarray or None, shape=(n, n_control_tracks, L)
+			Control signal at the same positions, for models that have controls.
+		batch_size: int or None
+			Sequences at a time. None (default): as many as fit in the memory that is free, up to 64 on a CPU and 512
+			on a GPU.
+		device: str or torch.device or None
+			Where to run. None (default): where the model is, and stays.
+		dtype: str or torch.dtype or None
+			``"bfloat16"`` or ``"float16"`` for autocast. None (default): that of the weights.
+		verbose: bool
+			Show a progress bar, on a terminal. Default False.
+
+		Returns
+		-------
+		Prediction
+			``logits`` (n, T, L - 2·trimming) and ``log_counts`` (n, G), on the CPU.
+
+		Raises
+		------
+		ValueError
+			If shapes do not fit the model, or not even one sequence fits in memory.
+		"""
 		from cherimoya.interpret.predict import predict
 
 		return predict(self, X, X_ctl, batch_size=batch_size, device=device, dtype=dtype, verbose=verbose)

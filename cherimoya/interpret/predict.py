@@ -6,8 +6,19 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+from cherimoya.errors import InputError
 from cherimoya.groups import check_signal_groups, group_slices
-from cherimoya.interpret._batches import Array, autocast, check_arrays, evaluating, parameter_dtype, to_batch
+from cherimoya.interpret._batches import (
+	Array,
+	autocast,
+	check_arrays,
+	choose_batch_size,
+	evaluating,
+	in_batches,
+	is_out_of_memory,
+	parameter_dtype,
+	to_batch,
+)
 
 
 class Prediction(NamedTuple):
@@ -30,12 +41,12 @@ def predict(
 	X: Array,
 	X_ctl: Array | None = None,
 	*,
-	batch_size: int = 64,
+	batch_size: int | None = None,
 	device: str | torch.device | None = None,
 	dtype: str | torch.dtype | None = None,
 	verbose: bool = False,
 	progress: Callable[[int, int], None] | None = None,
-) -> Prediction:
+) -> "Prediction | torch.Tensor":
 	"""Predict profiles and counts of many sequences, with one batch on the device at a time.
 
 	The model runs in evaluation mode and without gradients; its mode and its device are put back afterwards.
@@ -43,14 +54,17 @@ def predict(
 	Parameters
 	----------
 	model: torch.nn.Module
-		A model that returns (logits, log counts): `Cherimoya`, or a wrapper such as `ControlWrapper`.
+		A model that returns (logits, log counts): `Cherimoya`, or `ControlWrapper`. Or a view that returns one tensor:
+		`ExpectedCountsWrapper`, `LogCountWrapper`, `ProfileWrapper`.
 	X: torch.Tensor or numpy.ndarray, shape=(n, 4, L) or (n, L)
 		One-hot sequences of any dtype, or uint8 base codes (A, C, G, T = 0 to 3, anything else 4). May be a
 		memory-mapped array.
 	X_ctl: torch.Tensor or numpy.ndarray, shape=(n, tracks, L), optional
 		Control signal over the input window, for a model with control tracks.
-	batch_size: int
-		Sequences per forward pass. Default is 64.
+	batch_size: int, optional
+		Sequences per forward pass. Default is None: as many as fit in the memory that is free, by an estimate from
+		above, and at most 64 on a CPU and 512 on a GPU. A batch that does not fit after all is halved. Results
+		depend on it by float32 rounding alone.
 	device: str or torch.device, optional
 		Where to run. Default is the device that the model is on.
 	dtype: str or torch.dtype, optional
@@ -62,32 +76,41 @@ def predict(
 
 	Returns
 	-------
-	Prediction
-		`logits`, shape=(n, T, out), and `log_counts`, shape=(n, G), on the CPU, in float32 at least.
+	Prediction or torch.Tensor
+		`logits`, shape=(n, T, out), and `log_counts`, shape=(n, G), on the CPU, in float32 at least. For a view, the
+		one tensor that it returns, shape=(n, ...).
 
 	Raises
 	------
 	InputError
-		When X or X_ctl have the wrong shape or dtype.
+		When X or X_ctl have the wrong shape or dtype, or a single sequence does not fit in memory.
+	SettingsError
+		When batch_size, device or dtype are none that can be used.
 	"""
 	check_arrays(X, X_ctl)
 	n = len(X)
 	results: list[torch.Tensor] = []
 	with evaluating(model, device) as place, tqdm(total=n, unit="seq", disable=None if verbose else True) as bar:
-		for first in range(0, max(n, 1), batch_size):  # without sequences, an empty batch gives the shapes
-			rows = slice(first, min(first + batch_size, n))
+		size = choose_batch_size(model, X.shape[-1], batch_size=batch_size, device=place)
+		single = False
+
+		def compute(rows: slice) -> list[torch.Tensor]:
+			nonlocal single
 			with torch.inference_mode(), autocast(place, dtype):
 				outputs = model(*_arguments(*to_batch(X, X_ctl, rows, device=place, dtype=parameter_dtype(model))))
-			if not results:
-				results = [
-					torch.empty(n, *y.shape[1:], dtype=torch.promote_types(y.dtype, torch.float32)) for y in outputs
-				]
+			single = isinstance(outputs, torch.Tensor)
+			return [y.cpu() for y in ((outputs,) if single else outputs)]
+
+		# Without sequences, an empty batch gives the shapes.
+		batches = in_batches(n, size, compute, device=place) if n else [(slice(0, 0), compute(slice(0, 0)))]
+		for rows, outputs in batches:
+			results = results or [_allocate(n, y) for y in outputs]
 			for result, y in zip(results, outputs, strict=True):
-				result[rows] = y.cpu()
-			bar.update(rows.stop - first)
+				result[rows] = y
+			bar.update(rows.stop - rows.start)
 			if progress is not None:
 				progress(rows.stop, n)
-	return Prediction(*results)
+	return results[0] if single else Prediction(*results)
 
 
 def expected_counts(logits: torch.Tensor, log_counts: torch.Tensor, signal_groups: Sequence[int]) -> torch.Tensor:
@@ -132,3 +155,18 @@ def expected_counts(logits: torch.Tensor, log_counts: torch.Tensor, signal_group
 def _arguments(X: torch.Tensor, X_ctl: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
 	"""The model's arguments: models without controls may take one only."""
 	return (X,) if X_ctl is None else (X, X_ctl)
+
+
+def _allocate(n: int, y: torch.Tensor) -> torch.Tensor:
+	"""Memory on the CPU for n results like those of a batch y; InputError if there is not enough."""
+	dtype = torch.promote_types(y.dtype, torch.float32)
+	try:
+		return torch.empty(n, *y.shape[1:], dtype=dtype)
+	except RuntimeError as error:
+		if not is_out_of_memory(error):
+			raise
+		size = n * y[0].numel() * dtype.itemsize / 1e9
+		raise InputError(
+			f"the predictions of {n:,} sequences take {size:,.1f} GB, which this machine does not have; "
+			"predict fewer at a time, and keep of each part what is needed"
+		) from error

@@ -109,7 +109,6 @@ def _signature(path):
 			"attribute",
 			{"verbose": None, "dtype": None, "device": None},
 		),
-		("cherimoya.interpret.predict.predict", "predict", {"verbose": None, "dtype": None, "device": None}),
 		("cherimoya.training.evaluation.evaluate", "evaluate", {"device": None, "negatives": None}),
 	],
 	ids=lambda value: value.rsplit(".", 1)[-1] if isinstance(value, str) else "",
@@ -122,6 +121,11 @@ def test_the_library_has_the_same_defaults(path, command, names):
 			assert fields[key].get_default(call_default_factory=True) == default, name
 			compared += 1
 	assert compared >= 1
+
+
+def test_predict_takes_the_largest_batches_that_the_library_would_choose_on_a_cpu():
+	batches = pytest.importorskip("cherimoya.interpret._batches")
+	assert SETTINGS["predict"].model_fields["batch_size"].default == batches.LARGEST_BATCH["cpu"]
 
 
 # Reading.
