@@ -18,16 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cherimoya.io._files import is_remote
+from cherimoya.io._files import identify, unchanged
 from cherimoya_cli.peaks import peaks_path
 from cherimoya_cli.reads import is_reads, read_groups
 from cherimoya_cli.settings import SETTINGS, TOP_LEVEL, PipelineSettings, Settings, input_files
 from cherimoya_cli.signals import signal_paths
-
-HASHED_WHOLE = 64 * 2**20
-"""Files up to this many bytes are compared by a hash of all their bytes."""
-SAMPLE = 2**20
-"""Bytes of each sample (start, middle, end) of a larger file."""
 
 REASONS_SHOWN = 3
 """How many reasons to run a step are told."""
@@ -104,49 +99,6 @@ class Status(NamedTuple):
 
 	run: bool
 	why: str
-
-
-# ---- what a file holds ----------------------------------------------------------------------------
-
-
-def identify(path: str | Path) -> dict[str, Any] | None:
-	"""Size, time and hash of a file; None if it is not there; a URL stands for itself."""
-	if is_remote(str(path)):
-		return {"url": str(path)}
-	try:
-		stat = os.stat(path)
-	except OSError:
-		return None
-	return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _hash(path, stat.st_size)}
-
-
-def _hash(path: str | Path, size: int) -> str:
-	"""SHA-256 of all bytes of a small file, or of samples of a large one."""
-	digest = hashlib.sha256()
-	with open(path, "rb") as handle:
-		if size <= HASHED_WHOLE:
-			while block := handle.read(2**22):
-				digest.update(block)
-		else:
-			for offset in (0, size // 2, size - SAMPLE):
-				handle.seek(offset)
-				digest.update(handle.read(SAMPLE))
-	return digest.hexdigest()
-
-
-def unchanged(path: str | Path, known: Mapping[str, Any] | None) -> bool:
-	"""Whether a file holds what it held when it was identified."""
-	if is_remote(str(path)):
-		return known == {"url": str(path)}
-	try:
-		stat = os.stat(path)
-	except OSError:
-		return known is None
-	if known is None or stat.st_size != known.get("size"):
-		return False
-	if stat.st_size > HASHED_WHOLE and stat.st_mtime_ns == known.get("mtime_ns"):
-		return True
-	return _hash(path, stat.st_size) == known.get("sha256")
 
 
 # ---- is a step up to date? ------------------------------------------------------------------------

@@ -1,20 +1,35 @@
-"""Reading and writing files safely: text plain or gzipped, and outputs that appear only when whole."""
+"""Reading and writing files safely: text plain or gzipped, what a file holds, and outputs that appear only when whole.
+
+Imports neither torch nor numpy.
+"""
 
 import gzip
+import hashlib
 import os
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cherimoya.errors import InputError, MissingFileError
 
 GZIP_MAGIC = b"\x1f\x8b"
+HASHED_WHOLE = 64 * 2**20
+"""Files up to this many bytes are compared by a hash of all their bytes."""
+SAMPLE = 2**20
+"""Bytes of each sample (start, middle, end) of a larger file."""
 
 
 def cache_folder() -> Path:
-	"""Where this package keeps what it can make again: ``$XDG_CACHE_HOME/cherimoya``, or ``~/.cache/cherimoya``."""
+	"""Where this package keeps what it can make again.
+
+	The folder of the environment variable ``CHERIMOYA_CACHE``, else ``$XDG_CACHE_HOME/cherimoya``, else
+	``~/.cache/cherimoya``.
+	"""
+	if chosen := os.environ.get("CHERIMOYA_CACHE"):
+		return Path(chosen)
 	home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
 	return Path(home) / "cherimoya"
 
@@ -44,6 +59,58 @@ def read_bytes(path: str | os.PathLike, *, what: str) -> bytes:
 		return gzip.decompress(data)
 	except (EOFError, zlib.error, OSError) as error:
 		raise InputError(f"{path}: the gzip data are broken or truncated ({error}); get the file again") from None
+
+
+def identify(path: str | os.PathLike) -> dict[str, Any] | None:
+	"""Size, time and hash of a file; None if it is not there; a URL stands for itself."""
+	if is_remote(path):
+		return {"url": str(path)}
+	try:
+		stat = os.stat(path)
+	except OSError:
+		return None
+	return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": _hash(path, stat.st_size)}
+
+
+def unchanged(path: str | os.PathLike, known: Mapping[str, Any] | None) -> bool:
+	"""Whether a file holds what it held when it was identified."""
+	if is_remote(path):
+		return known == {"url": str(path)}
+	try:
+		stat = os.stat(path)
+	except OSError:
+		return known is None
+	if known is None or stat.st_size != known.get("size"):
+		return False
+	if stat.st_size > HASHED_WHOLE and stat.st_mtime_ns == known.get("mtime_ns"):
+		return True
+	return _hash(path, stat.st_size) == known.get("sha256")
+
+
+def content_key(path: str | os.PathLike) -> list[Any] | None:
+	"""What a file holds, whatever its name: its size and hash, and its time too where only samples are hashed.
+
+	None for a URL or a file that is not there, whose content is not known.
+	"""
+	known = None if is_remote(path) else identify(path)
+	if known is None:
+		return None
+	sampled = known["size"] > HASHED_WHOLE
+	return [known["size"], known["sha256"], known["mtime_ns"] if sampled else None]
+
+
+def _hash(path: str | os.PathLike, size: int) -> str:
+	"""SHA-256 of all bytes of a small file, or of samples of a large one."""
+	digest = hashlib.sha256()
+	with open(path, "rb") as handle:
+		if size <= HASHED_WHOLE:
+			while block := handle.read(2**22):
+				digest.update(block)
+		else:
+			for offset in (0, size // 2, size - SAMPLE):
+				handle.seek(offset)
+				digest.update(handle.read(SAMPLE))
+	return digest.hexdigest()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cherimoya.io import _files
 from cherimoya_cli import plan
 from cherimoya_cli.settings import load_settings
 
@@ -236,8 +237,8 @@ def test_many_reasons_are_cut(done):
 
 @pytest.mark.parametrize("offset", [0, "middle", -1], ids=["start", "middle", "end"])
 def test_large_files_are_sampled(tmp_path, monkeypatch, offset):
-	monkeypatch.setattr(plan, "HASHED_WHOLE", 1000)
-	monkeypatch.setattr(plan, "SAMPLE", 100)
+	monkeypatch.setattr(_files, "HASHED_WHOLE", 1000)
+	monkeypatch.setattr(_files, "SAMPLE", 100)
 	path = tmp_path / "large"
 	content = bytearray(5000)
 	path.write_bytes(content)
