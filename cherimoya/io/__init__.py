@@ -7,6 +7,7 @@ from importlib import import_module
 
 _HOMES = {
 	"Accounting": "windows",
+	"ChromNames": "names",
 	"EpochBatchSampler": "sampler",
 	"Genome": "genome",
 	"Loci": "loci",

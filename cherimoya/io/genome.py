@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from cherimoya.errors import InputError
-from cherimoya.io._files import GZIP_MAGIC, cache_folder, check_exists, replacing
+from cherimoya.io._files import GZIP_MAGIC, cache_folder, check_exists, is_remote, replacing
+from cherimoya.io.names import Aliases, ChromNames
 
 if TYPE_CHECKING:
 	import torch
@@ -61,6 +62,9 @@ class Genome:
 		A FASTA file, plain or bgzipped, in any case. Its index `.fai` is used, and made when missing: beside the
 		file, or else in the user's cache folder. In a mapping, values are text, codes of shape (length,), or one-hot
 		arrays of shape (4, length) or (length, 4).
+	chrom_aliases: bool, mapping or path, default False
+		Which other names loci, tracks and regions may use for these chromosomes; see
+		:class:`cherimoya.io.names.ChromNames`. A Genome keeps its own unless others are given.
 
 	Attributes
 	----------
@@ -68,6 +72,8 @@ class Genome:
 		Lengths in bp, in the order of the file.
 	name: str
 		The path, or "arrays".
+	names: ChromNames
+		What turns names in other files into those of this genome.
 
 	Raises
 	------
@@ -75,7 +81,9 @@ class Genome:
 		The file is not FASTA, is truncated, is gzipped rather than bgzipped, or does not fit its index.
 	"""
 
-	def __init__(self, source: "str | os.PathLike | Mapping[str, Any] | Genome") -> None:
+	def __init__(
+		self, source: "str | os.PathLike | Mapping[str, Any] | Genome", *, chrom_aliases: Aliases = False
+	) -> None:
 		self._last: tuple[str, np.ndarray] | None = None
 		self._records: dict[str, Record] = {}
 		self._arrays: dict[str, np.ndarray] | None = None
@@ -94,6 +102,10 @@ class Genome:
 			self._file = _open(self.name)
 			self._records = _read_index(self._file)
 			self.chrom_sizes = {chrom: record.length for chrom, record in self._records.items()}
+		if isinstance(source, Genome) and chrom_aliases is False:
+			self.names = source.names
+		else:
+			self.names = ChromNames(self.chrom_sizes, chrom_aliases, source=self.name)
 
 	def codes(self, chrom: str, start: int = 0, end: int | None = None) -> np.ndarray:
 		"""The codes of the bases [start, end) of a chromosome, to its end by default.
@@ -273,6 +285,11 @@ def _block_size(file: BinaryIO, at: int) -> int | None:
 
 def _open(path: str) -> _Plain | _Blocked:
 	"""The file, plain or bgzipped; ordinary gzip, which cannot be read at random, is an error with its remedy."""
+	if is_remote(path):
+		raise InputError(
+			f"{path}: sequences are read at random places and must be a local file; download the FASTA (and its .fai) "
+			"and name the copy"
+		)
 	check_exists(path, what="sequences")
 	with open(path, "rb") as file:
 		start = file.read(2)

@@ -6,13 +6,14 @@ Coordinates are 0-based and half open, as in BED; chromosome names are always te
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cherimoya.errors import InputError, SettingsError, join_problems
-from cherimoya.io._files import check_exists, read_bytes, replacing
+from cherimoya.io._files import check_exists, is_remote, read_bytes, replacing
+from cherimoya.io.names import ChromNames
 
 _SKIPPED = ("#", "track", "browser")
 _REGION = re.compile(r"^(?P<chrom>.+):(?P<start>\d[\d,]*)-(?P<end>\d[\d,]*)?$")
@@ -57,6 +58,17 @@ class Loci:
 			files=self.files,
 			file_index=self.file_index[index],
 		)
+
+	def renamed(self, names: ChromNames) -> "Loci":
+		"""The same loci with a genome's names of chromosomes; InputError when two names of a file become one."""
+		if not names.active:
+			return self
+		chroms = self.chroms.copy()
+		for i, file in enumerate(self.files):
+			rows = np.flatnonzero(self.file_index == i)
+			renaming = names.renaming(dict.fromkeys(chroms[rows].tolist()), file)
+			chroms[rows] = [renaming[chrom] for chrom in chroms[rows]]
+		return replace(self, chroms=chroms)
 
 
 class Region(NamedTuple):
@@ -189,6 +201,11 @@ def parse_regions(texts: str | Sequence[str | Region]) -> list[Region]:
 	return [t if isinstance(t, Region) else parse_region(t) for t in texts]
 
 
+def rename_regions(regions: Sequence[str | Region], names: ChromNames) -> list[Region]:
+	"""The regions with a genome's names of chromosomes."""
+	return [region._replace(chrom=names.resolve(region.chrom)) for region in parse_regions(regions)]
+
+
 def overlapping_regions(a: Sequence[str | Region], b: Sequence[str | Region]) -> list[tuple[Region, Region]]:
 	"""The pairs of a region of `a` and one of `b` that share a base."""
 	return [(x, y) for x in parse_regions(a) for y in parse_regions(b) if _overlap(x, y)]
@@ -254,6 +271,8 @@ def _read_one(source: Any, *, summits: bool) -> Loci:
 
 def _read_file(path: str, *, summits: bool) -> Loci:
 	"""The loci of one BED file."""
+	if is_remote(path):
+		raise InputError(f"{path}: files of loci are read from disk; download this one and name the copy")
 	check_exists(path, what="loci")
 	try:
 		text = read_bytes(path, what="loci").decode("utf-8")

@@ -12,9 +12,9 @@ import numpy as np
 
 from cherimoya.errors import InputError
 from cherimoya.io.genome import Genome
-from cherimoya.io.loci import Loci, Region, midpoints, overlaps_any, parse_regions, read_exclusions, read_loci
+from cherimoya.io.loci import Loci, Region, midpoints, overlaps_any, parse_regions, read_loci, rename_regions
 from cherimoya.io.tracks import Tracks
-from cherimoya.io.windows import Accounting, extract_windows
+from cherimoya.io.windows import Accounting, exclusions_of, extract_windows
 
 FILTERS = ("overlaps a locus", "excluded", "too many N", "too many counts")
 _COUNT_QUANTILE = 0.01
@@ -179,9 +179,10 @@ def gc_matched_negatives(
 		An input cannot be used, no locus is left to match, or no tile is left.
 	"""
 	_check_options(bin_width=bin_width, max_n_perc=max_n_perc, beta=beta, n=n)
-	loci = read_loci(loci)
 	genome = genome if isinstance(genome, Genome) else Genome(genome)
-	tracks = None if signals is None else Tracks(signals, absolute=absolute)
+	loci = read_loci(loci).renamed(genome.names)
+	tracks = None if signals is None else Tracks(signals, absolute=absolute, names=genome.names)
+	chroms = None if chroms is None else rename_regions(chroms, genome.names)
 	windows = extract_windows(
 		loci,
 		genome,
@@ -200,7 +201,7 @@ def gc_matched_negatives(
 	regions = _regions(chroms, windows.loci, genome, tracks)
 	rules = _Rules(
 		blocked=_input_windows(loci, in_window),
-		excluded=read_exclusions(exclusion_lists),
+		excluded=exclusions_of(genome, exclusion_lists),
 		max_n_perc=max_n_perc,
 		tracks=tracks,
 		ceilings=ceilings,

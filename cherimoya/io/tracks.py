@@ -16,6 +16,7 @@ import numpy as np
 
 from cherimoya.errors import InputError, join_problems
 from cherimoya.io._files import check_exists, is_remote, replacing
+from cherimoya.io.names import ChromNames
 
 Signals = str | os.PathLike | Sequence["str | os.PathLike | Sequence[str | os.PathLike]"]
 
@@ -68,6 +69,8 @@ class Tracks:
 		See :func:`parse_groups`.
 	absolute: bool, default False
 		Take the absolute values of negative ones, as some files of minus strands hold them.
+	names: ChromNames or None, default None
+		Turns the files' names of chromosomes into a genome's (`Genome.names`); None leaves them as they are.
 
 	Attributes
 	----------
@@ -84,10 +87,11 @@ class Tracks:
 		A file is missing, truncated or not a bigWig; all such files are named.
 	"""
 
-	def __init__(self, signals: "Signals | Tracks", *, absolute: bool = False) -> None:
+	def __init__(self, signals: "Signals | Tracks", *, absolute: bool = False, names: ChromNames | None = None) -> None:
 		if isinstance(signals, Tracks):
 			self.paths, self.groups, self.absolute = signals.paths, signals.groups, signals.absolute or absolute
-			self._files, self._sizes, self.chrom_sizes = signals._files, signals._sizes, signals.chrom_sizes
+			self._files = signals._files
+			self._take_names(signals.names if names is None else names)
 			return
 		self.paths, self.groups = parse_groups(signals)
 		self.absolute = absolute
@@ -102,7 +106,18 @@ class Tracks:
 				problems.append(str(error))
 		if problems:
 			raise missing if missing is not None and len(problems) == 1 else InputError(join_problems(problems))
-		self._sizes = [{str(chrom): int(size) for chrom, size in file.chroms().items()} for file in self._files]
+		self._take_names(names)
+
+	def _take_names(self, names: ChromNames | None) -> None:
+		"""Learn the chromosomes of each file, by a genome's names: their lengths, and what the file calls them."""
+		self.names = names
+		self._sizes: list[dict[str, int]] = []
+		self._called: list[dict[str, str]] = []
+		for path, file in zip(self.paths, self._files, strict=True):
+			sizes = {str(chrom): int(size) for chrom, size in file.chroms().items()}
+			renaming = names.renaming(sizes, path) if names is not None and names.active else {c: c for c in sizes}
+			self._sizes.append({renaming[chrom]: size for chrom, size in sizes.items()})
+			self._called.append({renaming[chrom]: chrom for chrom in sizes})
 		self.chrom_sizes = {
 			chrom: min(sizes[chrom] for sizes in self._sizes)
 			for chrom in self._sizes[0]
@@ -180,7 +195,7 @@ class Tracks:
 	def _values(self, t: int, chrom: str, start: int, end: int) -> np.ndarray:
 		"""The values of one track over one interval, 0 in gaps; absolute ones if asked for."""
 		try:
-			values = self._files[t].values(chrom, start, end, numpy=True)
+			values = self._files[t].values(self._called[t][chrom], start, end, numpy=True)
 		except RuntimeError as error:
 			raise InputError(
 				f"{self.paths[t]}: {chrom}:{start}-{end} cannot be read ({error}); the file is broken: make it again"

@@ -13,7 +13,8 @@ import numpy as np
 
 from cherimoya.errors import InputError
 from cherimoya.io.genome import Genome, one_hot
-from cherimoya.io.loci import Loci, midpoints, overlaps_any, parse_regions, read_exclusions, read_loci
+from cherimoya.io.loci import Loci, Region, midpoints, overlaps_any, read_exclusions, read_loci, rename_regions
+from cherimoya.io.names import REMEDY, alike
 from cherimoya.io.tracks import Tracks, group_totals
 
 if TYPE_CHECKING:
@@ -279,13 +280,15 @@ def extract_windows(
 	widths = _Widths.checked(in_window, out_window, max_jitter)
 	loci = read_loci(loci, summits=summits)
 	genome = sequences if isinstance(sequences, Genome) else Genome(sequences)
-	tracks = None if signals is None else Tracks(signals, absolute=absolute)
-	control_tracks = None if controls is None else Tracks(controls, absolute=absolute)
+	loci = loci.renamed(genome.names)
+	tracks = None if signals is None else Tracks(signals, absolute=absolute, names=genome.names)
+	control_tracks = None if controls is None else Tracks(controls, absolute=absolute, names=genome.names)
+	regions = None if chroms is None else rename_regions(chroms, genome.names)
 	mids = midpoints(loci, summits=summits)
 	spans = _Spans.around(mids, widths)
 
-	reason = _place_filters(loci, spans, genome, [t for t in (tracks, control_tracks) if t is not None], chroms)
-	_drop(reason, _excluded(loci, spans, exclusion_lists), "excluded")
+	reason = _place_filters(loci, spans, genome, [t for t in (tracks, control_tracks) if t is not None], regions)
+	_drop(reason, _excluded(loci, spans, exclusion_lists, genome), "excluded")
 	wanted = np.flatnonzero(reason < 0)
 	if not len(wanted):
 		_check_left(Accounting.of(loci, reason), loci, genome, tracks, chroms, allow_empty)
@@ -376,7 +379,7 @@ def _drop(reason: np.ndarray, mask: np.ndarray, name: str) -> None:
 
 
 def _place_filters(
-	loci: Loci, spans: _Spans, genome: Genome, tracks: list[Tracks], chroms: Sequence[str] | None
+	loci: Loci, spans: _Spans, genome: Genome, tracks: list[Tracks], regions: Sequence[Region] | None
 ) -> np.ndarray:
 	"""The reason, -1 for none, for which each locus drops by its place alone, shape=(n,)."""
 	reason = np.full(len(loci), -1, dtype=np.int8)
@@ -387,11 +390,11 @@ def _place_filters(
 	sizes = np.array([genome.chrom_sizes.get(name, 0) for name in names], dtype=np.int64)[inverse]
 	_drop(reason, ~in_fasta, "chromosome not in FASTA")
 	_drop(reason, ~in_tracks, "chromosome not in bigWig")
-	if chroms is not None:
+	if regions is not None:
 		selected = np.zeros(len(loci), dtype=bool)
 		# A window that leaves its chromosome is off the edge, not out of the region, so it is cut to the chromosome.
 		lo, hi = np.maximum(spans.lo, 0), np.minimum(spans.hi, sizes)
-		for region in parse_regions(chroms):
+		for region in regions:
 			inside = (lo >= region.start) & (hi <= (sizes if region.end is None else region.end))
 			selected |= (loci.chroms == region.chrom) & inside
 		_drop(reason, ~selected, "chromosome not selected")
@@ -399,10 +402,26 @@ def _place_filters(
 	return reason
 
 
-def _excluded(loci: Loci, spans: _Spans, exclusion_lists: Any) -> np.ndarray:
+def exclusions_of(genome: Genome, exclusion_lists: Any) -> Loci | None:
+	"""The regions of exclusion lists by the genome's names; InputError where a file uses other names throughout."""
+	exclusions = read_exclusions(exclusion_lists)
+	if exclusions is None:
+		return None
+	exclusions = exclusions.renamed(genome.names)
+	for i, file in enumerate(exclusions.files):
+		theirs = set(exclusions.chroms[exclusions.file_index == i].tolist())
+		if alike(theirs, genome.chrom_sizes):
+			raise InputError(
+				f"{file}: the exclusion list says {_few(theirs)} and {genome.name} says {_few(genome.chrom_sizes)}, so "
+				f"it would exclude nothing; {REMEDY}"
+			)
+	return exclusions
+
+
+def _excluded(loci: Loci, spans: _Spans, exclusion_lists: Any, genome: Genome) -> np.ndarray:
 	"""Whether each locus's widest window overlaps an exclusion region, shape=(n,)."""
 	mask = np.zeros(len(loci), dtype=bool)
-	exclusions = read_exclusions(exclusion_lists)
+	exclusions = exclusions_of(genome, exclusion_lists)
 	if exclusions is None:
 		return mask
 	for chrom in set(exclusions.chroms.tolist()):
@@ -482,7 +501,7 @@ def _check_left(
 	if tracks is not None:
 		others.append(("bigWig", ", ".join(tracks.paths), tracks.chrom_sizes))
 	if chroms is not None:
-		others.append(("selection", "", {region.chrom: 0 for region in parse_regions(chroms)}))
+		others.append(("selection", "", {region.chrom: 0 for region in rename_regions(chroms, genome.names)}))
 	lines += [hint for name, file, sizes in others if (hint := _naming_hint(ours, sizes, name, file))]
 	if accounting.dropped["off the edge"] == accounting.given:
 		lines.append(f"All windows leave their chromosome: are these loci of another assembly than {genome.name}?")
@@ -500,16 +519,11 @@ def _naming_hint(ours: set[str], theirs: Mapping[str, int], name: str, file: str
 	"""What to say when no chromosome is shared: that one side says chr1 and the other 1, or both lists."""
 	if ours & set(theirs):
 		return ""
-	alike = bool(_bare(ours) & _bare(theirs))
-	scheme = "one side writes chr1 and the other 1" if alike else "no name is shared"
-	remedy = "rename the chromosomes of one" if file or alike else "select chromosomes that have loci"
+	close = alike(ours, theirs)
+	scheme = "one side writes chr1 and the other 1" if close else "no name is shared"
+	remedy = REMEDY if close else "rename the chromosomes of one" if file else "select chromosomes that have loci"
 	where = f" ({file})" if file else ""
 	return f"The loci say {_few(ours)} and the {name} says {_few(theirs)}{where}: {scheme}; {remedy}."
-
-
-def _bare(names: Any) -> set[str]:
-	"""Names without the prefix chr."""
-	return {str(name).lower().removeprefix("chr") for name in names}
 
 
 def _few(names: Any) -> str:
