@@ -153,10 +153,15 @@ def one_hot(codes: "np.ndarray | torch.Tensor", dtype: "torch.dtype | None" = No
 	"""
 	import torch
 
-	codes = torch.as_tensor(codes)
-	bases = torch.arange(4, dtype=codes.dtype, device=codes.device)
-	hot = codes.unsqueeze(-2) == bases.unsqueeze(-1)  # (n, 1, L) == (4, 1) -> (n, 4, L)
-	return hot.to(torch.float32 if dtype is None else dtype)
+	dtype = torch.float32 if dtype is None else dtype
+	if isinstance(codes, torch.Tensor) and codes.device.type != "cpu":
+		bases = torch.arange(4, dtype=codes.dtype, device=codes.device)
+		return (codes.unsqueeze(-2) == bases.unsqueeze(-1)).to(dtype)  # (n, 1, L) == (4, 1) -> (n, 4, L)
+	codes = codes.numpy() if isinstance(codes, torch.Tensor) else np.asarray(codes)
+	# numpy compares bytes several times as fast as torch, which in turn converts bytes faster than it does booleans.
+	bases = np.arange(4, dtype=codes.dtype)[:, None]
+	hot = np.equal(codes[..., None, :], bases, order="C")  # (n, 1, L) == (4, 1) -> (n, 4, L)
+	return torch.from_numpy(hot.view(np.uint8)).to(dtype)
 
 
 def _as_codes(chrom: str, value: Any) -> np.ndarray:
