@@ -10,7 +10,7 @@ import pickle
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,6 +35,24 @@ _REQUIRED_KEYS = ("n_filters", "n_layers")
 # How torch's files start: its zip format, and pickles, its format before 1.6.
 _STARTS = (b"PK\x03\x04", b"\x80")
 _LEARNED_LOSS_WEIGHTS = ("lw0", "lw1")
+
+
+class Checkpoint(NamedTuple):
+	"""What a checkpoint file holds.
+
+	Attributes
+	----------
+	config: dict[str, Any]
+		Constructor arguments, with ``profile_kernel_size`` read from the weights where the file does not record it.
+	state_dict: dict[str, torch.Tensor]
+		Weights on the CPU; ``lw0`` and ``lw1`` have one value a group.
+	format: str
+		Which releases write files like this one, such as ``"published release 0.2 or 0.3"``.
+	"""
+
+	config: dict[str, Any]
+	state_dict: dict[str, torch.Tensor]
+	format: str
 
 
 def save_atomically(obj: Any, path: str | os.PathLike) -> None:
@@ -95,7 +113,7 @@ def save_checkpoint(path: str | os.PathLike, config: Mapping[str, Any], state_di
 	save_atomically({"config": dict(config), "state_dict": weights}, path)
 
 
-def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def load_checkpoint(path: str | os.PathLike) -> Checkpoint:
 	"""Read a checkpoint of this package, or of a published release since 0.1.0, on the CPU.
 
 	Parameters
@@ -105,10 +123,8 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, 
 
 	Returns
 	-------
-	config: dict[str, Any]
-		Constructor arguments, with ``profile_kernel_size`` read from the weights where the file does not record it.
-	state_dict: dict[str, torch.Tensor]
-		``lw0`` and ``lw1`` have one value a group.
+	Checkpoint
+		Its config, weights and format.
 
 	Raises
 	------
@@ -131,14 +147,14 @@ def load_checkpoint(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, 
 	problems = _config_problems(config) + _state_problems(state_dict)
 	if problems:
 		raise InputError(f"{path}: {join_problems(problems)}")
-	config, state_dict = dict(config), dict(state_dict)
+	config, state_dict, written_by = dict(config), dict(state_dict), _format(config)
 	config.setdefault("profile_kernel_size", state_dict["fconv.weight"].shape[-1])
 	# Release 0.1.x learned one weight for all outputs; each group starts from it here.
 	n_groups = state_dict["linear.weight"].shape[0]
 	for name in _LEARNED_LOSS_WEIGHTS:
 		if name in state_dict and state_dict[name].shape == (1,):
 			state_dict[name] = state_dict[name].expand(n_groups).clone()  # (1,) -> (G,)
-	return config, state_dict
+	return Checkpoint(config, state_dict, written_by)
 
 
 def check_state_dict(
@@ -183,6 +199,13 @@ def _read(path: Path) -> Any:
 		) from error
 	except Exception as error:  # a damaged file may fail in any way: zip, pickle, index or decoding errors
 		raise _unreadable(path, error) from error
+
+
+def _format(config: Mapping[str, Any]) -> str:
+	"""Which releases write a config of these keys: 0.2 added groups, and we the head's width."""
+	if "profile_kernel_size" in config:
+		return "format of this package"
+	return "published release 0.2 or 0.3" if "signal_groups" in config else "published release 0.1"
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

@@ -79,6 +79,8 @@ class Cherimoya(nn.Module):
 		T, the sum of signal_groups.
 	n_groups: int
 		G, the number of groups and of count outputs.
+	source: str or None
+		The file that the model was loaded from, and its format; None for a model that was made here.
 
 	Raises
 	------
@@ -129,6 +131,7 @@ class Cherimoya(nn.Module):
 		self.linear = Linear(n_filters + (n_control_tracks > 0), self.n_groups, device="cpu")
 		self.lw0 = nn.Parameter(torch.ones(self.n_groups, device="cpu"))
 		self.lw1 = nn.Parameter(torch.ones(self.n_groups, device="cpu"))
+		self.source: str | None = None
 		self._use_compile = bool(compile)
 		self._compiled: Any = None
 		self.reset_parameters(random_state)
@@ -286,14 +289,27 @@ class Cherimoya(nn.Module):
 		unknown = sorted(set(runtime) - {"compile", "verbose"})
 		if unknown:
 			raise TypeError(f"Cherimoya.load takes the run-time options compile and verbose, got {', '.join(unknown)}")
-		config, state_dict = load_checkpoint(path)
+		config, state_dict, written_by = load_checkpoint(path)
 		try:
 			model = cls(**{**config, **runtime}, random_state=0)
 		except (TypeError, ValueError) as error:
 			raise InputError(f"{path}: its config makes no model: {error}; save the model again") from error
 		check_state_dict(path, model.state_dict(), state_dict)
 		model.to(state_dict["iconv.weight"].dtype).load_state_dict(state_dict)
+		model.source = f"{os.fspath(path)} ({written_by})"
 		return model.to(device)
+
+	def summary(self) -> str:
+		"""What the model reads and predicts, and its parameters part by part, as text; see `cherimoya.summary`.
+
+		Returns
+		-------
+		str
+			Several lines, to be printed.
+		"""
+		from cherimoya.summary import summarize
+
+		return summarize(self)
 
 	def fit(self, *args: Any, **kwargs: Any) -> "History":
 		"""Train the model: `cherimoya.training.fit` with this model as its first argument."""

@@ -3,13 +3,42 @@
 Each wraps a model that takes ``(X, X_ctl=None)`` and returns (logits, log counts): a `Cherimoya` or a `ControlWrapper`.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 
 from cherimoya.groups import group_slices
 
+if TYPE_CHECKING:
+	from cherimoya.interpret._batches import Array
+	from cherimoya.interpret.predict import Prediction
 
-class ControlWrapper(nn.Module):
+
+class View(nn.Module):
+	"""What the wrappers share: a model, and prediction of many sequences batch by batch."""
+
+	def __init__(self, model: nn.Module) -> None:
+		super().__init__()
+		self.model = model
+		self.signal_groups = model.signal_groups
+
+	def predict(
+		self,
+		X: "Array",
+		X_ctl: "Array | None" = None,
+		batch_size: int | None = None,
+		device: str | torch.device | None = None,
+		dtype: str | torch.dtype | None = None,
+		verbose: bool = False,
+	) -> "torch.Tensor | Prediction":
+		"""What `forward` returns, of many sequences, on the CPU; see `Cherimoya.predict` for the parameters."""
+		from cherimoya.interpret.predict import predict
+
+		return predict(self, X, X_ctl, batch_size=batch_size, device=device, dtype=dtype, verbose=verbose)
+
+
+class ControlWrapper(View):
 	"""A model that fills in missing controls with zeros, and is otherwise the model.
 
 	Parameters
@@ -25,9 +54,7 @@ class ControlWrapper(nn.Module):
 	"""
 
 	def __init__(self, model: nn.Module) -> None:
-		super().__init__()
-		self.model = model
-		self.signal_groups = model.signal_groups
+		super().__init__(model)
 		self.n_control_tracks = model.n_control_tracks
 
 	def forward(self, X: torch.Tensor, X_ctl: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,7 +73,7 @@ class Product(nn.Module):
 		return left * right
 
 
-class ProfileWrapper(nn.Module):
+class ProfileWrapper(View):
 	"""One number for a profile: Σ softmax(v)·v, its centred logits v = logits − mean weighted by its probabilities.
 
 	Parameters
@@ -62,11 +89,9 @@ class ProfileWrapper(nn.Module):
 	"""
 
 	def __init__(self, model: nn.Module, group: int | None = None) -> None:
-		super().__init__()
 		_check_group(model, group)
-		self.model = model
+		super().__init__(model)
 		self.group = group
-		self.signal_groups = model.signal_groups
 		self._channels = slice(None) if group is None else group_slices(model.signal_groups)[group]
 		self.softmax = nn.Softmax(dim=-1)
 		self.product = Product()
@@ -79,7 +104,7 @@ class ProfileWrapper(nn.Module):
 		return self.product(logits, self.softmax(logits)).sum(dim=1, keepdim=True)  # -> (N, 1)
 
 
-class LogCountWrapper(nn.Module):
+class LogCountWrapper(View):
 	"""The predicted log(1 + counts) alone.
 
 	Parameters
@@ -95,11 +120,9 @@ class LogCountWrapper(nn.Module):
 	"""
 
 	def __init__(self, model: nn.Module, group: int | None = None) -> None:
-		super().__init__()
 		_check_group(model, group)
-		self.model = model
+		super().__init__(model)
 		self.group = group
-		self.signal_groups = model.signal_groups
 
 	def forward(self, X: torch.Tensor, X_ctl: torch.Tensor | None = None) -> torch.Tensor:
 		"""Log counts, shape (N, G), or (N, 1) of one group, for X of shape (N, 4, L)."""
@@ -107,7 +130,7 @@ class LogCountWrapper(nn.Module):
 		return log_counts if self.group is None else log_counts[:, self.group : self.group + 1]  # (N, G) -> (N, 1)
 
 
-class ExpectedCountsWrapper(nn.Module):
+class ExpectedCountsWrapper(View):
 	"""Expected reads at each position: a group's predicted count times the softmax over its channels and positions.
 
 	Parameters
@@ -116,9 +139,7 @@ class ExpectedCountsWrapper(nn.Module):
 	"""
 
 	def __init__(self, model: nn.Module) -> None:
-		super().__init__()
-		self.model = model
-		self.signal_groups = model.signal_groups
+		super().__init__(model)
 		self.softmax = nn.Softmax(dim=-1)
 		self.product = Product()
 

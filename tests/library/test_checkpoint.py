@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cherimoya import Cherimoya
+from cherimoya import Cherimoya, ControlWrapper, ExpectedCountsWrapper, LogCountWrapper, ProfileWrapper
 from cherimoya.checkpoint import load_checkpoint, save_atomically
 from cherimoya.errors import InputError, MissingFileError
 
@@ -30,6 +30,67 @@ def test_released_checkpoints_predict_what_was_recorded(path):
 	assert np.abs(logits.numpy() - recorded["profile"]).max() <= 1e-5
 	assert np.abs(log_counts.numpy() - recorded["logcounts"]).max() <= 1e-5
 	assert model.lw0.shape == model.lw1.shape == (model.n_groups,)
+
+
+class _Recorded:
+	"""A recorded checkpoint: its inputs, and what each view gives, computed from the recorded outputs in float64."""
+
+	def __init__(self, path: Path) -> None:
+		recorded = np.load(path.with_suffix(".npz"))
+		self.model = Cherimoya.load(path)
+		self.X = recorded["X"]
+		self.X_ctl = recorded["X_ctl"] if "X_ctl" in recorded else None
+		self.profile = recorded["profile"].astype(np.float64)
+		self.log_counts = recorded["logcounts"].astype(np.float64)
+		ends = np.cumsum(self.model.signal_groups)
+		self.channels = [slice(end - size, end) for end, size in zip(ends, self.model.signal_groups, strict=True)]
+
+	def shape_of(self, channels: slice) -> np.ndarray:
+		"""Σ softmax(v)·v of the centred logits, (N, 1)."""
+		v = self.profile[:, channels].reshape(len(self.X), -1)
+		v = v - v.mean(1, keepdims=True)
+		p = np.exp(v - v.max(1, keepdims=True))
+		return (p / p.sum(1, keepdims=True) * v).sum(1, keepdims=True)
+
+	def expected(self) -> np.ndarray:
+		"""Counts of each channel and position, (N, T, out)."""
+		parts = []
+		for g, channels in enumerate(self.channels):
+			p = np.exp(self.profile[:, channels] - self.profile[:, channels].max((1, 2), keepdims=True))
+			parts.append(p / p.sum((1, 2), keepdims=True) * np.expm1(self.log_counts[:, g])[:, None, None])
+		return np.concatenate(parts, axis=1)
+
+
+@pytest.mark.skipif(not RELEASED, reason="the recorded checkpoints in ../shared are not there")
+@pytest.mark.parametrize("path", RELEASED, ids=lambda p: p.stem)
+def test_released_checkpoints_give_the_recorded_values_through_predict_and_every_wrapper(path):
+	recorded = _Recorded(path)
+	model, inputs = recorded.model, (recorded.X.astype(np.int8), recorded.X_ctl)
+	compared = {
+		"model": (model.predict(*inputs, batch_size=1), (recorded.profile, recorded.log_counts)),
+		"controls": (ControlWrapper(model).predict(*inputs), (recorded.profile, recorded.log_counts)),
+		"expected": ([ExpectedCountsWrapper(model).predict(*inputs)], [recorded.expected()]),
+		"profile": ([ProfileWrapper(model).predict(*inputs)], [recorded.shape_of(slice(None))]),
+		"counts": ([LogCountWrapper(ControlWrapper(model)).predict(*inputs)], [recorded.log_counts]),
+	}
+	for g, channels in enumerate(recorded.channels):
+		compared[f"profile {g}"] = ([ProfileWrapper(model, g).predict(*inputs)], [recorded.shape_of(channels)])
+		compared[f"counts {g}"] = ([LogCountWrapper(model, g).predict(*inputs)], [recorded.log_counts[:, g : g + 1]])
+	for name, (found, expected) in compared.items():
+		for y, wanted in zip(found, expected, strict=True):
+			assert y.shape == wanted.shape, name
+			assert np.abs(y.numpy() - wanted).max() <= 1e-5 * max(1.0, np.abs(wanted).max()), name
+
+
+@pytest.mark.skipif(not RELEASED, reason="the recorded checkpoints in ../shared are not there")
+@pytest.mark.parametrize("path", [p for p in RELEASED if "controls" in p.stem], ids=lambda p: p.stem)
+def test_released_checkpoints_without_their_controls(path):
+	recorded = _Recorded(path)
+	with pytest.raises(InputError, match="the model has 2 control tracks; give X_ctl"):
+		recorded.model.predict(recorded.X)
+	found = ControlWrapper(recorded.model).predict(recorded.X)
+	zeros = recorded.model.predict(recorded.X, np.zeros_like(recorded.X_ctl))
+	assert torch.equal(found.logits, zeros.logits) and torch.equal(found.log_counts, zeros.log_counts)
 
 
 @pytest.mark.skipif(not RELEASED, reason="the recorded checkpoints in ../shared are not there")
@@ -233,6 +294,7 @@ def test_a_failed_save_leaves_the_earlier_file_and_nothing_else(tmp_path, monkey
 def test_load_checkpoint_gives_plain_config_and_weights(tmp_path):
 	model = Cherimoya(**ARGUMENTS, profile_kernel_size=3)
 	model.save(tmp_path / "m.torch")
-	config, state_dict = load_checkpoint(tmp_path / "m.torch")
+	config, state_dict, written_by = load_checkpoint(tmp_path / "m.torch")
 	assert config == model.config
+	assert written_by == "format of this package"
 	assert set(state_dict) == set(model.state_dict())
