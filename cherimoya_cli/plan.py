@@ -10,7 +10,6 @@ Imports neither torch nor numpy, so that a run with nothing to do takes a moment
 
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
