@@ -5,6 +5,7 @@ memory is used again; nothing of the batch's size is written except the result. 
 intermediates from x, which is all that is saved. Formulas and passes are in README.md beside this file.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,11 +16,16 @@ from cherimoya.kernels.reference import statistics_dtype
 
 _aten = torch.ops.aten
 
-# Values of x in a chunk, eight examples of (2114, 96). On two idle cores chunks of 1 to 16 examples take about the
-# same time; on busy ones every parallel region waits for a thread that is not running, and fewer regions are faster.
-_CHUNK_VALUES = 1_600_000
+# Values of x in a chunk, two examples of (2114, 96): larger ones leave the cache, and get their memory anew each time.
+_CHUNK_VALUES = 400_000
 # An example above this many values is a chunk by itself, however many threads there are.
 _LARGE_EXAMPLE = 4_000_000
+# Hidden values that a thread takes at once through the perceptron: the few copies that this makes stay in its cache.
+_STRIP_VALUES = 100_000
+
+# gelu_tanh(h) = p·(1 + tanh(p + KAPPA·p³)) / (2·LAMBDA), where p = LAMBDA·h: both factors go into the weights.
+LAMBDA = math.sqrt(2 / math.pi)
+KAPPA = 0.044715 / LAMBDA**2
 
 
 def _chunks(shape: torch.Size) -> tuple[int, Iterator[slice]]:
@@ -30,9 +36,28 @@ def _chunks(shape: torch.Size) -> tuple[int, Iterator[slice]]:
 	return size, (slice(i, min(i + size, n)) for i in range(0, n, size))
 
 
-def _conv(x: torch.Tensor, w: torch.Tensor, dilation: int, out: torch.Tensor) -> torch.Tensor:
-	"""`reference.dilated_conv` into out."""
-	torch.mul(x, w[1], out=out)
+def _strips(n: int, length: int, keep: tuple[int, int], hidden: int) -> Iterator[tuple[slice, slice]]:
+	"""The rows that go through the perceptron together: among all positions of n examples, and among kept ones."""
+	start, stop = keep
+	whole = stop - start == length
+	count = n * length if whole else stop - start
+	pieces = max(1, -(-count * hidden // (_STRIP_VALUES * torch.get_num_threads())))
+	size = max(1, -(-count // pieces))
+	for i in range(1 if whole else n):
+		before, before_kept = i * length + start, i * count
+		for first in range(0, count, size):
+			last = min(first + size, count)
+			yield slice(before + first, before + last), slice(before_kept + first, before_kept + last)
+
+
+def _conv(
+	x: torch.Tensor, w: torch.Tensor, dilation: int, out: torch.Tensor, *, base: torch.Tensor | None = None
+) -> torch.Tensor:
+	"""`reference.dilated_conv` into out, plus base where there is one."""
+	if base is None:
+		torch.mul(x, w[1], out=out)
+	else:
+		torch.addcmul(base, x, w[1], out=out)
 	if dilation < x.shape[1]:
 		out[:, dilation:].addcmul_(x[:, :-dilation], w[0])
 		out[:, :-dilation].addcmul_(x[:, dilation:], w[2])
@@ -110,6 +135,29 @@ class ConvNorm(torch.autograd.Function):
 		return dx, None if dw is None else dw.total().to(w.dtype), None, None
 
 
+def _tanh(p: torch.Tensor, square: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+	"""tanh(p + KAPPA·p³) into out, by way of p² in square, which may be out itself."""
+	torch.mul(p, p, out=square)
+	return torch.addcmul(p, p, square, value=KAPPA, out=out).tanh_()
+
+
+def gelu_(p: torch.Tensor, work: torch.Tensor) -> torch.Tensor:
+	"""2·LAMBDA·gelu_tanh(p / LAMBDA) into p; work, of p's shape, is overwritten.
+
+	These few passes take less time than torch's one, whose tanh is not the vectorised library's.
+	"""
+	return p.addcmul_(p, _tanh(p, work, work))
+
+
+def gelu_gradient(p: torch.Tensor, square: torch.Tensor, tanh: torch.Tensor) -> torch.Tensor:
+	"""The derivative of `gelu_` by p, less one, into p, which holds the result of `gelu_`; square is p², overwritten.
+
+	With a = p·(1 + t), it is 1 + t + p·(1 − t²)·(1 + 3·KAPPA·p²) = 1 + t + a·(1 − t)·(1 + 3·KAPPA·p²).
+	"""
+	r = p.addcmul_(p, tanh, value=-1)
+	return r.addcmul_(r, square, value=3 * KAPPA).add_(tanh)
+
+
 def block_forward(
 	x: torch.Tensor,
 	conv_weight: torch.Tensor,
@@ -118,21 +166,29 @@ def block_forward(
 	dilation: int,
 	residual_scale: float,
 	eps: float,
+	keep: tuple[int, int] | None = None,
 	*,
 	out: torch.Tensor,
 ) -> torch.Tensor:
-	"""`reference.block` into out, contiguous and of x's shape, without autograd; out may be x itself."""
+	"""`reference.block` at the positions [start, stop) of keep, or at all, into out, without autograd.
+
+	out is contiguous, of shape (N, stop - start, C); it may be x itself where all positions are kept.
+	"""
 	(_, length, channels), hidden = x.shape, len(weight1)
+	keep = keep or (0, length)
 	size, chunks = _chunks(x.shape)
 	z = torch.empty(size, length, channels, dtype=x.dtype)
-	h = torch.empty(size * length, hidden, dtype=x.dtype)
-	up, down = weight1.t(), (weight2 * residual_scale).t()  # (C, H), (H, C)
-	for rows in chunks:
-		xi = x[rows]
+	strips = list(_strips(size, length, keep, hidden))
+	h, t = torch.empty(2, max((rows.stop - rows.start for rows, _ in strips), default=0), hidden, dtype=x.dtype)
+	up, down = (weight1 * LAMBDA).t(), (weight2 * (residual_scale / (2 * LAMBDA))).t()  # (C, H), (H, C)
+	for chunk in chunks:
+		xi = x[chunk]
 		y, _, _ = _norm(_conv(xi, conv_weight, dilation, z[: len(xi)]), eps)
-		hi = torch.mm(y.view(-1, channels), up, out=h[: len(xi) * length])  # (n, L, C) -> (n * L, H)
-		_aten.gelu_(hi, approximate="tanh")
-		torch.addmm(xi.reshape(-1, channels), hi, down, out=out[rows].view(-1, channels))  # -> (n * L, C)
+		xf, yf, of = xi.reshape(-1, channels), y.view(-1, channels), out[chunk].view(-1, channels)  # (n * L, C)
+		for rows, kept in strips if len(xi) == size else _strips(len(xi), length, keep, hidden):
+			n = rows.stop - rows.start
+			p = torch.mm(yf[rows], up, out=h[:n])  # (rows, C) -> (rows, H)
+			torch.addmm(xf[rows], gelu_(p, t[:n]), down, out=of[kept])  # -> (rows, C)
 	return out
 
 
@@ -149,12 +205,14 @@ class Block(torch.autograd.Function):
 		dilation: int,
 		residual_scale: float,
 		eps: float,
+		keep: tuple[int, int] | None = None,
 	) -> torch.Tensor:
-		"""The block's output, shape (N, L, C)."""
-		out = torch.empty(x.shape, dtype=x.dtype)
-		block_forward(x, conv_weight, weight1, weight2, dilation, residual_scale, eps, out=out)
+		"""The block's output at the positions [start, stop) of keep, shape (N, stop - start, C); None: at all."""
+		keep = keep or (0, x.shape[1])
+		out = torch.empty(x.shape[0], keep[1] - keep[0], x.shape[2], dtype=x.dtype)
+		block_forward(x, conv_weight, weight1, weight2, dilation, residual_scale, eps, keep, out=out)
 		ctx.save_for_backward(x, conv_weight, weight1, weight2)
-		ctx.settings = dilation, residual_scale, eps
+		ctx.settings = dilation, residual_scale, eps, keep
 		return out
 
 	@staticmethod
@@ -162,40 +220,78 @@ class Block(torch.autograd.Function):
 	def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
 		"""Gradients of x and the three weights, those that are needed."""
 		x, conv_weight, weight1, weight2 = ctx.saved_tensors
-		need_x, need_conv, need1, need2 = ctx.needs_input_grad[:4]
-		dilation, residual_scale, eps = ctx.settings
-		(_, length, channels), hidden = x.shape, len(weight1)
+		need_x, need_conv, *_ = needed = ctx.needs_input_grad[:4]
+		dilation, residual_scale, eps, keep = ctx.settings
+		_, length, channels = x.shape
 		size, chunks = _chunks(x.shape)
 		z, dy = torch.empty(2, size, length, channels, dtype=x.dtype)
-		h, a = torch.empty(2, size * length, hidden, dtype=x.dtype)
-		up, down, flipped = weight1.t(), weight2 * residual_scale, conv_weight.flip(0)
-		d1 = torch.zeros_like(weight1) if need1 else None
-		d2 = torch.zeros_like(weight2) if need2 else None
+		perceptron = _PerceptronGradients(weight1, weight2, residual_scale, needed, size, length, keep)
+		flipped = conv_weight.flip(0)
 		dx = torch.empty(x.shape, dtype=x.dtype) if need_x else None
 		dw = _TapGradients(size, length, channels, dilation, x.dtype) if need_conv else None
 		for rows in chunks:
 			xi, gi = x[rows], g[rows].contiguous()
-			n, gf = len(xi), gi.view(-1, channels)  # gf: (n * L, C)
-			zi, hi, ai = z[:n], h[: n * length], a[: n * length]
-			y, mean, rstd = _norm(_conv(xi, conv_weight, dilation, zi), eps)
-			yf = y.view(-1, channels)  # (n, L, C) -> (n * L, C)
-			torch.mm(yf, up, out=hi)  # -> (n * L, H)
-			if d2 is not None:
-				_aten.gelu.out(hi, approximate="tanh", out=ai)
-				d2.addmm_(gf.t(), ai, alpha=residual_scale)
-			if not (need_x or need_conv or need1):
-				continue
-			torch.mm(gf, down, out=ai)
-			_aten.gelu_backward.grad_input(ai, hi, approximate="tanh", grad_input=ai)
-			if d1 is not None:
-				d1.addmm_(ai.t(), yf)
+			n = len(xi)
+			y, mean, rstd = _norm(_conv(xi, conv_weight, dilation, z[:n]), eps)
+			perceptron.add(y, gi, dy[:n])
 			if not (need_x or need_conv):
 				continue
-			dyi = dy[:n]
-			torch.mm(ai, weight1, out=dyi.view(-1, channels))  # (n * L, H) -> (n * L, C)
-			dz = _norm_backward(dyi, zi, mean, rstd)
+			dz = _norm_backward(dy[:n], z[:n], mean, rstd)
 			if dw is not None:
 				dw.add(dz, xi)
-			if dx is not None:
-				torch.add(gi, _conv(dz, flipped, dilation, dyi), out=dx[rows])
-		return dx, None if dw is None else dw.total(), d1, d2, None, None, None
+			if dx is None:
+				continue
+			if gi.shape == xi.shape:
+				_conv(dz, flipped, dilation, dx[rows], base=gi)
+			else:
+				_conv(dz, flipped, dilation, dx[rows])[:, slice(*keep)].add_(gi)
+		return dx, None if dw is None else dw.total(), perceptron.d1, perceptron.d2, None, None, None, None
+
+
+class _PerceptronGradients:
+	"""The gradients of the perceptron's weights, summed over chunks, and of its input, for those that are needed."""
+
+	def __init__(
+		self,
+		weight1: torch.Tensor,
+		weight2: torch.Tensor,
+		residual_scale: float,
+		needed: tuple[bool, ...],
+		size: int,
+		length: int,
+		keep: tuple[int, int],
+	) -> None:
+		need_x, need_conv, need1, need2 = needed
+		self.need_input = need_x or need_conv
+		self.d1 = torch.zeros_like(weight1) if need1 else None
+		self.d2 = torch.zeros_like(weight2) if need2 else None
+		self.scale = residual_scale / (2 * LAMBDA)
+		self.up, self.down = weight1 * LAMBDA, weight2 * self.scale  # (H, C), (C, H)
+		self.keep = keep
+		rows = max((rows.stop - rows.start for rows, _ in _strips(size, length, keep, len(weight1))), default=0)
+		self.memory = torch.empty(4, rows, len(weight1), dtype=weight1.dtype)
+
+	def add(self, y: torch.Tensor, g: torch.Tensor, dy: torch.Tensor) -> None:
+		"""Sum a chunk's gradients, y and dy of shape (n, L, C), g at the kept positions; dy is overwritten."""
+		(n, length, channels), (start, stop) = y.shape, self.keep
+		yf, gf, dyf = y.view(-1, channels), g.view(-1, channels), dy.view(-1, channels)  # (n, L, C) -> (n * L, C)
+		dy[:, :start] = 0
+		dy[:, stop:] = 0
+		for rows, kept in _strips(n, length, self.keep, len(self.up)):
+			self._add(yf[rows], gf[kept], dyf[rows])
+
+	def _add(self, y: torch.Tensor, g: torch.Tensor, dy: torch.Tensor) -> None:
+		"""The same of one strip of rows, each of shape (rows, C)."""
+		p, square, t, dp = self.memory[:, : len(y)]
+		torch.mm(y, self.up.t(), out=p)  # (rows, C) -> (rows, H)
+		a = p.addcmul_(p, _tanh(p, square, t))
+		if self.d2 is not None:
+			self.d2.addmm_(g.t(), a, alpha=self.scale)
+		if self.d1 is None and not self.need_input:
+			return
+		torch.mm(g, self.down, out=dp)  # (rows, C) -> (rows, H)
+		dp.addcmul_(dp, gelu_gradient(a, square, t))
+		if self.d1 is not None:
+			self.d1.addmm_(dp.t(), y, alpha=LAMBDA)
+		if self.need_input:
+			torch.mm(dp, self.up, out=dy)  # (rows, H) -> (rows, C)

@@ -26,8 +26,9 @@ BLOCK_NAMES = ("x", "conv_weight", "weight1", "weight2")
 
 @pytest.fixture(params=["one chunk", "chunks of a few"])
 def chunking(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-	"""Everything in one chunk, or as many examples a chunk as there are threads."""
+	"""Everything in one chunk and strip, or as many examples a chunk as there are threads, in strips of a few rows."""
 	monkeypatch.setattr(cpu, "_CHUNK_VALUES", 10**9 if request.param == "one chunk" else 1)
+	monkeypatch.setattr(cpu, "_STRIP_VALUES", 10**9 if request.param == "one chunk" else 20)
 
 
 @pytest.fixture
@@ -101,6 +102,40 @@ def test_block_without_gradients_is_the_same_in_place_and_out_of_place(shape, ch
 	overwritten = x.clone()
 	cpu.block_forward(overwritten, *weights, shape[3], SCALE, EPS, out=overwritten)
 	assert torch.equal(overwritten, expected)
+
+
+@pytest.mark.parametrize(
+	("shape", "keep"),
+	[
+		((3, 20, 6, 4), (7, 13)),
+		((3, 20, 6, 4), (0, 11)),
+		((2, 9, 2, 64), (4, 9)),
+		((7, 61, 13, 4), (30, 31)),
+		((0, 8, 4, 2), (1, 3)),
+	],
+	ids=str,
+)
+def test_positions_that_nobody_needs_are_left_out_and_the_rest_is_the_same(shape, keep, chunking, nan_memory):
+	_compare(
+		shape,
+		torch.float32,
+		lambda *a: cpu.Block.apply(*a, shape[3], SCALE, EPS, keep),
+		lambda *a: reference.block(*a, shape[3], SCALE)[:, slice(*keep)],
+		_inputs(shape, torch.float32),
+		1e-5,
+	)
+
+
+def test_gelu_is_the_tanh_form_and_its_gradient_too():
+	exact = torch.linspace(-12, 12, 4001, dtype=torch.float64).requires_grad_()
+	expected = torch.nn.functional.gelu(exact, approximate="tanh")
+	(slope,) = torch.autograd.grad(expected.sum(), exact)
+	p = (exact.detach() * cpu.LAMBDA).float()
+	square, t = torch.empty(2, *p.shape)
+	a = p.addcmul_(p, cpu._tanh(p, square, t))
+	torch.testing.assert_close(a.double() / (2 * cpu.LAMBDA), expected.detach(), rtol=1e-6, atol=1e-6)
+	found = (1 + cpu.gelu_gradient(a, square, t).double()) / 2
+	torch.testing.assert_close(found, slope, rtol=1e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 1e-2), (torch.float16, 1e-2)], ids=str)
