@@ -138,7 +138,7 @@ class CheriBlock(nn.Module):
 		weights = (self.conv_weight, self.linear1.weight, self.linear2.weight)
 		return dispatch.block_path(_describe(x, *weights, plain=self._is_plain()))
 
-	def forward(self, x: torch.Tensor, *, inplace: bool = False) -> torch.Tensor:
+	def forward(self, x: torch.Tensor, *, inplace: bool = False, keep: tuple[int, int] | None = None) -> torch.Tensor:
 		"""The block's output.
 
 		Parameters
@@ -147,10 +147,13 @@ class CheriBlock(nn.Module):
 			Of the weights' type, or of another under autocast.
 		inplace: bool
 			x may be overwritten, if gradients are off; saves memory and the time to get it. Default False.
+		keep: tuple[int, int] or None
+			The positions [start, stop) that are wanted, 0 <= start <= stop <= L; the perceptron leaves the others
+			out where it can. Default None: all.
 
 		Returns
 		-------
-		out: torch.Tensor, shape=(N, L, C), dtype of x
+		out: torch.Tensor, shape=(N, stop - start, C), dtype of x
 
 		Raises
 		------
@@ -163,11 +166,14 @@ class CheriBlock(nn.Module):
 			weights = (self.conv_weight, self.linear1.weight, self.linear2.weight)
 			settings = (self.dilation, self.residual_scale, reference.EPS)
 			if path != "cpu":
-				return self._triton(x, weights, settings, path)
-			if inplace and x.is_contiguous() and not torch.is_grad_enabled():
+				out = self._triton(x, weights, settings, path)
+				return out if keep is None else out[:, slice(*keep)]
+			if inplace and keep is None and x.is_contiguous() and not torch.is_grad_enabled():
 				return cpu.block_forward(x, *weights, *settings, out=x)
-			return cpu.Block.apply(x, *weights, *settings)
+			return cpu.Block.apply(x, *weights, *settings, keep)
 		y = fused_dilated_conv_norm(x, self.conv_weight, self.dilation)
+		if keep is not None:
+			x, y = x[:, slice(*keep)], y[:, slice(*keep)]  # (N, L, C) -> (N, stop - start, C)
 		h = self.activation(self.linear1(y))  # (N, L, C) -> (N, L, H)
 		return torch.add(x, self.linear2(h), alpha=self.residual_scale)  # (N, L, H) -> (N, L, C)
 

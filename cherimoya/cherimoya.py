@@ -201,19 +201,34 @@ class Cherimoya(nn.Module):
 
 	def _forward(self, X: torch.Tensor, X_ctl: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
 		"""`forward` after the checks."""
-		x = self._stem(X.to(self.iconv.weight.dtype))  # (N, 4, L) -> (N, L, C)
-		# Without gradients blocks may overwrite their input, unless somebody listens and may have kept it.
-		inplace = not torch.is_grad_enabled() and not self._is_hooked()
-		for block in self.blocks:
-			x = block(x, inplace=inplace)
-		# One slice serves both heads, so that the backward fills one gradient of the full length, not two.
-		start, stop = self.trimming, x.shape[1] - self.trimming
-		margin = min(start, self.profile_kernel_size // 2)  # what the profile head sees beyond the window
-		x = x[:, start - margin : stop + margin]  # (N, L, C) -> (N, out + 2 * margin, C)
-		wide = None if X_ctl is None else X_ctl[..., start - margin : stop + margin]
+		length = X.shape[-1]
+		x = self._trunk(self._stem(X.to(self.iconv.weight.dtype)))  # (N, 4, L) -> (N, out + 2 * margin, C)
+		start, stop, margin = self._window(length)
+		wide = None if X_ctl is None else X_ctl[..., start:stop]
 		logits = self._profile_head(x, wide, margin)
-		inner = x[:, margin : x.shape[1] - margin]  # -> (N, out, C)
-		return logits, self._count_head(inner, None if X_ctl is None else X_ctl[..., start:stop])
+		return logits, self._log_counts(x, X_ctl, length)
+
+	def _window(self, length: int) -> tuple[int, int, int]:
+		"""The positions [start, stop) that the heads see, and how many at either end only the profile head sees."""
+		margin = min(self.trimming, self.profile_kernel_size // 2)
+		return self.trimming - margin, length - self.trimming + margin, margin
+
+	def _trunk(self, x: torch.Tensor) -> torch.Tensor:
+		"""The blocks' output where the heads see it, (N, out + 2 * margin, C), from the stem's, (N, L, C)."""
+		start, stop, _ = self._window(x.shape[1])
+		# Without gradients blocks may overwrite their input, unless somebody listens and may have kept it, or expects
+		# the last block's whole output.
+		plain = not torch.compiler.is_compiling() and not self._is_hooked()
+		*blocks, last = self.blocks
+		for block in blocks:
+			x = block(x, inplace=plain and not torch.is_grad_enabled())
+		return last(x, keep=(start, stop)) if plain else last(x)[:, start:stop]
+
+	def _log_counts(self, x: torch.Tensor, X_ctl: torch.Tensor | None, length: int) -> torch.Tensor:
+		"""The count head's log counts, (N, G), from what `_trunk` gave of inputs of that length."""
+		_, _, margin = self._window(length)
+		inner = x[:, margin : x.shape[1] - margin]  # (N, out + 2 * margin, C) -> (N, out, C)
+		return self._count_head(inner, None if X_ctl is None else X_ctl[..., self.trimming : length - self.trimming])
 
 	def _stem(self, X: torch.Tensor) -> torch.Tensor:
 		"""Convolution and GELU. A 2-d convolution in channels-last memory writes the blocks' layout at once."""

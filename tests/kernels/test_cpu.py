@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from cherimoya import Cherimoya
 from cherimoya.cheri import CheriBlock, _cheri_conv_norm_cpu, fused_dilated_conv_norm
 from cherimoya.kernels import cpu, reference
 
@@ -124,6 +125,30 @@ def test_positions_that_nobody_needs_are_left_out_and_the_rest_is_the_same(shape
 		_inputs(shape, torch.float32),
 		1e-5,
 	)
+
+
+@pytest.mark.parametrize("path", ["cpu", "modules"])
+def test_a_block_keeps_the_positions_asked_for_on_every_path(path):
+	block = CheriBlock(6, 4)
+	if path == "modules":
+		block.linear1.register_forward_hook(lambda *_: None)
+	x = torch.randn(3, 20, 6, generator=torch.Generator().manual_seed(0))
+	assert block.path(x) == path
+	with torch.no_grad():
+		for inplace in (False, True):
+			found = block(x.clone(), keep=(5, 12), inplace=inplace)
+			torch.testing.assert_close(found, block(x)[:, 5:12], rtol=1e-6, atol=1e-6)
+
+
+def test_a_model_sees_the_same_with_and_without_a_listener_at_its_last_block():
+	model = Cherimoya(n_filters=8, n_layers=3, random_state=0, profile_kernel_size=5)
+	X = torch.eye(4)[torch.randint(0, 4, (3, 150), generator=torch.Generator().manual_seed(0))].transpose(1, 2)
+	expected = model(X)
+	shapes = []
+	model.blocks[-1].register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+	for found, e in zip(model(X), expected, strict=True):
+		torch.testing.assert_close(found, e, rtol=1e-5, atol=1e-6)
+	assert shapes == [(3, 150, 8)]
 
 
 def test_gelu_is_the_tanh_form_and_its_gradient_too():
