@@ -17,6 +17,7 @@ _HOMES = {
 	"Region": "loci",
 	"Tracks": "tracks",
 	"Windows": "windows",
+	"estimate_bytes": "storage",
 	"extract_windows": "windows",
 	"gc_matched_negatives": "negatives",
 	"midpoints": "loci",

@@ -11,7 +11,7 @@ The BGZF block format and the .fai index: SAM/BAM format specification, section 
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from cherimoya.errors import InputError
-from cherimoya.io._files import GZIP_MAGIC, cache_folder, check_exists, is_remote, replacing
+from cherimoya.io._files import GZIP_MAGIC, cache_folder, check_exists, content_key, is_remote, replacing
 from cherimoya.io.names import Aliases, ChromNames
 
 if TYPE_CHECKING:
@@ -134,6 +134,28 @@ class Genome:
 			codes.flags.writeable = False
 			self._last = (chrom, codes)
 		return self._last[1][start:end]
+
+	def read(self, chrom: str, start: int, end: int) -> np.ndarray:
+		"""As :meth:`codes`, reading these bases alone and keeping none: for a few stretches of large chromosomes."""
+		record = self._records.get(chrom)
+		known = self._last is not None and self._last[0] == chrom
+		if record is None or known or not record.line_bases or not 0 <= start <= end <= record.length:
+			return self.codes(chrom, start, end)
+		first, last = (
+			record.first + at // record.line_bases * record.line_bytes + at % record.line_bases for at in (start, end)
+		)
+		return _decode(self._file, chrom, (first, last), start, end - start)
+
+	def content_key(self, chroms: Iterable[str]) -> list | None:
+		"""What decides the bases of these chromosomes: the file's content, or a hash of the arrays."""
+		if self._file is not None:
+			return content_key(self._file.path)
+		chroms = sorted(chroms)
+		return [[chrom, sha256(np.ascontiguousarray(self._arrays[chrom])).hexdigest()] for chrom in chroms]
+
+	def __getstate__(self) -> dict[str, Any]:
+		"""The genome without the chromosome read last, which another process may not need."""
+		return {**self.__dict__, "_last": None}
 
 
 def one_hot(codes: "np.ndarray | torch.Tensor", dtype: "torch.dtype | None" = None) -> "torch.Tensor":
@@ -310,21 +332,25 @@ def _open(path: str) -> _Plain | _Blocked:
 
 def _read_record(file: _Plain | _Blocked, chrom: str, record: Record) -> np.ndarray:
 	"""The codes of one record, shape=(length,)."""
-	data = np.frombuffer(file.read(record.first, record.last), dtype=np.uint8)
+	return _decode(file, chrom, (record.first, record.last), 0, record.length)
+
+
+def _decode(file: _Plain | _Blocked, chrom: str, text: tuple[int, int], start: int, length: int) -> np.ndarray:
+	"""The codes of `length` bases of a record from base `start` on, which are the bytes [text[0], text[1])."""
+	data = np.frombuffer(file.read(*text), dtype=np.uint8)
 	codes = _CODES[data]
 	kept = codes != _NEWLINE
 	codes = codes[kept]
 	bad = np.flatnonzero(codes == _BAD)
 	if len(bad):
-		offset = int(bad[0])
-		character = chr(data[kept][offset])
+		character = chr(data[kept][bad[0]])
 		raise InputError(
-			f"{file.path}: record {chrom!r} holds {character!r} at offset {offset:,}, which is no base "
-			f"({len(bad)} such character(s) in the record); only A, C, G, T and IUPAC letters are allowed: mend it"
+			f"{file.path}: record {chrom!r} holds {character!r} at offset {start + int(bad[0]):,}, which is no base "
+			f"({len(bad)} such character(s) there); only A, C, G, T and IUPAC letters are allowed: mend it"
 		)
-	if len(codes) != record.length:
+	if len(codes) != length:
 		raise InputError(
-			f"{file.path}: record {chrom!r} has {len(codes):,} bases where its index says {record.length:,}; "
+			f"{file.path}: record {chrom!r} has {len(codes):,} bases where its index says {length:,}; "
 			f"the file is truncated, or changed after it was indexed: get it again, or delete {file.path}.fai"
 		)
 	return codes

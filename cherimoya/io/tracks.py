@@ -9,13 +9,13 @@ The layout of bigWig files: Kent et al. 2010, Bioinformatics 26(17), 2204-2207, 
 
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from cherimoya.errors import InputError, join_problems
-from cherimoya.io._files import check_exists, is_remote, replacing
+from cherimoya.io._files import check_exists, content_key, is_remote, replacing
 from cherimoya.io.names import ChromNames
 
 Signals = str | os.PathLike | Sequence["str | os.PathLike | Sequence[str | os.PathLike]"]
@@ -124,6 +124,23 @@ class Tracks:
 			if all(chrom in sizes for sizes in self._sizes)
 		}
 
+	def content_key(self, chroms: Iterable[str]) -> list | None:
+		"""What decides the values on these chromosomes: contents of files, what they call them, whether absolute.
+
+		None when a file is remote: what it holds may change.
+		"""
+		files = [content_key(path) for path in self.paths]
+		called = [[names[chrom] for chrom in sorted(chroms)] for names in self._called]
+		return None if None in files else [files, called, self.absolute]
+
+	def __getstate__(self) -> dict[str, Any]:
+		"""The tracks without their open files, which another process opens itself."""
+		return {name: value for name, value in self.__dict__.items() if name != "_files"}
+
+	def __setstate__(self, state: dict[str, Any]) -> None:
+		self.__dict__.update(state)
+		self._files = [_open(path) for path in self.paths]
+
 	def check_sizes(self, chrom_sizes: Mapping[str, int], name: str) -> None:
 		"""Raise InputError when a file has a chromosome of `chrom_sizes` in another length: another assembly."""
 		problems = []
@@ -163,10 +180,10 @@ class Tracks:
 		starts = np.asarray(starts, dtype=np.int64)
 		chroms = np.asarray(chroms, dtype=object)
 		values = np.empty((len(starts), len(self.paths), width), dtype=np.float32)
-		stretches = list(_stretches(chroms, starts, width))
+		pieces = list(stretches(chroms, starts, width))
 		for t in range(len(self.paths)):
 			self._check_places(t, chroms, starts, width)
-			for rows in stretches:
+			for rows in pieces:
 				first, last = int(starts[rows[0]]), int(starts[rows[-1]]) + width
 				stretch = self._values(t, chroms[rows[0]], first, last)
 				values[rows, t] = np.lib.stride_tricks.sliding_window_view(stretch, width)[starts[rows] - first]
@@ -222,7 +239,7 @@ class Tracks:
 		)
 
 
-def _stretches(chroms: np.ndarray, starts: np.ndarray, width: int) -> Iterator[np.ndarray]:
+def stretches(chroms: np.ndarray, starts: np.ndarray, width: int) -> Iterator[np.ndarray]:
 	"""Yield the windows, in groups sorted by start, that are read in one go: close together on one chromosome.
 
 	A read costs as much as some 40 kb of values, so it pays to read over small gaps.
@@ -238,7 +255,11 @@ def _stretches(chroms: np.ndarray, starts: np.ndarray, width: int) -> Iterator[n
 
 def group_totals(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
 	"""Sum over positions and over the channels of each group: shape=(n, T, L) to (n, G), in float64."""
-	per_channel = values.sum(axis=-1, dtype=np.float64)  # (n, T, L) -> (n, T)
+	return sum_groups(values.sum(axis=-1, dtype=np.float64), groups)  # (n, T, L) -> (n, T) -> (n, G)
+
+
+def sum_groups(per_channel: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+	"""Sum over the channels of each group: shape=(n, T) to (n, G)."""
 	first = np.cumsum([0, *groups[:-1]])
 	return np.add.reduceat(per_channel, first, axis=1)  # (n, T) -> (n, G)
 

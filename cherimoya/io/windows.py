@@ -5,17 +5,19 @@ With a locus's middle mid and a width w, a window is the bases [mid - w // 2, mi
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from cherimoya.errors import InputError
+from cherimoya.io._gather import Request
 from cherimoya.io.genome import Genome, one_hot
 from cherimoya.io.loci import Loci, Region, midpoints, overlaps_any, read_exclusions, read_loci, rename_regions
 from cherimoya.io.names import REMEDY, alike
-from cherimoya.io.tracks import Tracks, group_totals
+from cherimoya.io.storage import load
+from cherimoya.io.tracks import Tracks, group_totals, sum_groups
 
 if TYPE_CHECKING:
 	import torch
@@ -139,8 +141,10 @@ class Windows:
 	----------
 	codes: numpy.ndarray of uint8, shape=(n, W)
 		Base codes, A, C, G, T = 0 to 3, any other letter 4.
-	signals: numpy.ndarray of float32, shape=(n, T, out_window + 2 * max_jitter), or None
-	controls: numpy.ndarray of float32, shape=(n, Tc, W), or None
+	signals: numpy.ndarray, shape=(n, T, out_window + 2 * max_jitter), or None
+		float32 in memory; in a cache the smallest of uint8, int16, float16 and float32 that is exact.
+	controls: numpy.ndarray, shape=(n, Tc, W), or None
+		As `signals`.
 	loci: Loci
 		The kept loci.
 	mask: numpy.ndarray of bool, shape=(n_given,)
@@ -235,6 +239,9 @@ def extract_windows(
 	absolute: bool = False,
 	verbose: bool = False,
 	allow_empty: bool = False,
+	cache: str | os.PathLike | None = None,
+	workers: int | None = None,
+	progress: Callable[[str], None] | None = None,
 ) -> Windows:
 	"""Extract the windows around loci, and account for every locus that is dropped.
 
@@ -267,6 +274,15 @@ def extract_windows(
 		Show a progress bar on a terminal.
 	allow_empty: bool, default False
 		Return no windows, rather than raise, when no locus is left.
+	cache: path, "auto" or None, default None
+		A folder in which the arrays are kept as files, mapped into memory and found again by later loads of the same
+		content, in this process and in others; see :mod:`cherimoya.io.cache`. "auto" is the folder `windows` in the
+		user's cache folder for windows of 64 MiB or more, and memory for less. None: memory, as float32. Remote
+		tracks, whose content is not known, are always read into memory.
+	workers: int or None, default None
+		Processes that read; None takes one a core, and fewer where there is little to read.
+	progress: callable or None, default None
+		Called with lines of text: the bytes that are needed, and what holds up the load.
 
 	Returns
 	-------
@@ -275,7 +291,8 @@ def extract_windows(
 	Raises
 	------
 	InputError
-		An input cannot be read, assemblies differ, or no locus is left; the last shows the account.
+		An input cannot be read, assemblies differ, no locus is left (it shows the account), or the windows take more
+		memory, or disk in the cache, than there is; the last before anything is read.
 	"""
 	widths = _Widths.checked(in_window, out_window, max_jitter)
 	loci = read_loci(loci, summits=summits)
@@ -297,16 +314,25 @@ def extract_windows(
 			used = set(loci.chroms[wanted].tolist())
 			t.check_sizes({c: s for c, s in genome.chrom_sizes.items() if c in used}, genome.name)
 
-	sources = _Sources(genome, tracks, control_tracks)
-	arrays = _gather(loci.chroms[wanted], mids[wanted], sources, widths, verbose=verbose)
-	if arrays[1] is not None:
-		totals = group_totals(arrays[1][:, :, max_jitter : max_jitter + out_window], tracks.groups)
-		_count_filters(reason, wanted, totals, min_counts, max_counts, drop_outliers)
-	kept = reason[wanted] < 0
+	def choose(totals: np.ndarray | None) -> np.ndarray:
+		"""Which of the loci that are read are kept, by the totals of their tracks."""
+		if totals is not None:
+			_count_filters(reason, wanted, sum_groups(totals, tracks.groups), min_counts, max_counts, drop_outliers)
+		return reason[wanted] < 0
+
+	limited = tracks is not None and (min_counts is not None or max_counts is not None or drop_outliers)
+	arrays, totals = load(
+		Request(loci.chroms[wanted], mids[wanted], genome, tracks, control_tracks, *widths),
+		choose,
+		[min_counts, max_counts, drop_outliers, tracks.groups] if limited else None,
+		cache=cache,
+		workers=workers,
+		bar=verbose,
+		progress=progress,
+	)
+	kept = choose(totals)  # again, as a cache knows the totals and not the reasons
 	accounting = Accounting.of(loci, reason)
 	_check_left(accounting, loci, genome, tracks, chroms, allow_empty)
-	if not kept.all():
-		arrays = tuple(None if a is None else a[kept] for a in arrays)
 	return Windows(
 		*arrays,
 		loci=loci[wanted[kept]],
@@ -358,19 +384,11 @@ class _Spans(NamedTuple):
 		)
 
 
-class _Sources(NamedTuple):
-	"""What windows are read from."""
-
-	genome: Genome
-	tracks: Tracks | None
-	controls: Tracks | None
-
-
 def _tensor(array: np.ndarray | None, index: Any) -> "torch.Tensor | None":
-	"""Part of an array as a tensor; None stays None."""
+	"""Part of an array as a float32 tensor; None stays None."""
 	import torch
 
-	return None if array is None else torch.from_numpy(np.ascontiguousarray(array[index]))
+	return None if array is None else torch.from_numpy(np.ascontiguousarray(array[index], dtype=np.float32))
 
 
 def _drop(reason: np.ndarray, mask: np.ndarray, name: str) -> None:
@@ -453,34 +471,6 @@ def _count_filters(
 		ceilings = _OUTLIER_FACTOR * np.quantile(totals[left], _OUTLIER_QUANTILE, axis=0)  # (n_left, G) -> (G,)
 		mask[wanted] = (totals > ceilings).any(axis=1)
 		_drop(reason, mask, "outlier")
-
-
-def _gather(
-	chroms: np.ndarray, mids: np.ndarray, sources: _Sources, widths: _Widths, *, verbose: bool
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-	"""Codes, signals and controls of the loci, read chromosome by chromosome from left to right."""
-	from tqdm import tqdm
-
-	jitter = widths.max_jitter
-	n, width, out_width = len(mids), widths.in_window + 2 * jitter, widths.out_window + 2 * jitter
-	genome, tracks, control_tracks = sources
-	codes = np.empty((n, width), dtype=np.uint8)
-	signals = None if tracks is None else np.empty((n, len(tracks.paths), out_width), dtype=np.float32)
-	controls = None if control_tracks is None else np.empty((n, len(control_tracks.paths), width), dtype=np.float32)
-	bar = tqdm(total=n, unit="loci", desc="reading windows", disable=None if verbose else True, delay=2)
-	with bar:
-		for chrom in genome.chrom_sizes:
-			rows = np.flatnonzero(chroms == chrom)
-			if not len(rows):
-				continue
-			starts = mids[rows] - widths.in_window // 2 - jitter
-			codes[rows] = np.lib.stride_tricks.sliding_window_view(genome.codes(chrom), width)[starts]
-			if tracks is not None:
-				signals[rows] = tracks.windows(chroms[rows], mids[rows] - widths.out_window // 2 - jitter, out_width)
-			if control_tracks is not None:
-				controls[rows] = control_tracks.windows(chroms[rows], starts, width)
-			bar.update(len(rows))
-	return codes, signals, controls
 
 
 def _check_left(

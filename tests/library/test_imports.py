@@ -15,7 +15,7 @@ ALLOWED = {
 	"groups": set(),
 	"errors": set(),
 	"kernels": {"kernels"},
-	"io": {"io", "groups", "errors"},
+	"io": {"io", "groups", "errors", "memory"},
 	"losses": {"groups", "errors"},
 	"performance": {"groups", "errors"},
 }
