@@ -77,7 +77,7 @@ def load_windows(
 	from cherimoya.io.windows import extract_windows
 
 	controls = control_tracks(settings, model)
-	genome = Genome(settings.sequences)
+	genome = Genome(settings.sequences, chrom_aliases=settings.chrom_aliases)
 	windows = extract_windows(
 		settings.loci,
 		genome,

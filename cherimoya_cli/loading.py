@@ -384,30 +384,25 @@ def _cross_check(settings: Settings, problems: Problems) -> None:
 
 def _check_places(settings: Settings, problems: Problems) -> None:
 	"""Record regions that cannot be read, and parts of the genome that are in two splits."""
-	from cherimoya_cli.splits import parse_places, shared_places
+	from cherimoya_cli.splits import parse_places, shared_problems
+
+	def name(key: str) -> str:
+		origin = settings.origins[key]
+		return f"{origin.key} (its default, for hg38)" if origin.kind == "default" else origin.key
 
 	readable = {}
 	for key in (*SPLITS.values(), "chroms"):
 		places = getattr(settings, key, None)
 		if places is None:
 			continue
-		parsed, faults = parse_places(places)
+		_, faults = parse_places(places)
 		origin = settings.origins[key]
 		if faults:
 			problems.add(origin.key, f"{origin.key}: {'; '.join(faults)}")
 		elif key in SPLITS.values():
-			readable[key] = parsed
-	for a, b, first, second in shared_places(readable):
-
-		def name(key: str) -> str:
-			origin = settings.origins[key]
-			return f"{origin.key} (its default, for hg38)" if origin.kind == "default" else origin.key
-
-		twin = f"'{first}'" if first == second else f"'{first}' and '{second}'"
-		problems.add(
-			f"splits {a} {b}",
-			f"{name(a)} and {name(b)} share {twin}; a base may be in one split only, so remove it from one of them",
-		)
+			readable[name(key)] = places
+	for text in shared_problems(readable):
+		problems.add(f"splits {text}", text)
 
 
 def _check_required(settings: Settings, problems: Problems) -> None:

@@ -128,11 +128,11 @@ def read_negatives(settings: Any, chroms: list[str] | None, *, title: str) -> "W
 
 def _read(settings: Any, loci: Any, chroms: list[str] | None, *, title: str, **options: Any) -> "Windows":
 	"""Windows without jitter, with signals and controls."""
-	from cherimoya.io import extract_windows
+	from cherimoya.io import Genome, extract_windows
 
 	windows = extract_windows(
 		loci,
-		settings.sequences,
+		Genome(settings.sequences, chrom_aliases=settings.chrom_aliases),
 		settings.signals,
 		settings.controls,
 		in_window=settings.in_window,

@@ -18,20 +18,25 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cherimoya.errors import InputError, SettingsError, ToolError, missing_extra
 from cherimoya_cli.process import exit_code_of, run_program, shell_line
 from cherimoya_cli.reads import (
 	Layout,
 	ReadAccounting,
+	controls_of,
 	detect_layout,
 	five_prime_ends,
+	group_values,
 	iterate_reads,
 	on_chromosomes,
 	read_groups,
 )
 from cherimoya_cli.utils import say, warn
+
+if TYPE_CHECKING:
+	from cherimoya.io.genome import Genome
 
 Unit = Literal["cuts", "fragments", "reads"]
 
@@ -68,7 +73,9 @@ def choose_unit(
 	return "fragments" if fragments or paired_end else "reads"
 
 
-def choose_call(unit: Unit, layouts: Sequence[Layout], *, given_format: str | None = None) -> Call:
+def choose_call(
+	unit: Unit, layouts: Sequence[Layout], *, given_format: str | None = None, rename: bool = False
+) -> Call:
 	"""The format for MACS3, and whether the files must be converted to it.
 
 	Parameters
@@ -79,13 +86,15 @@ def choose_call(unit: Unit, layouts: Sequence[Layout], *, given_format: str | No
 		Layout of each file of the experiment and of its controls.
 	given_format: str or None
 		The user's format: files go to MACS3 as they are. Default is None.
+	rename: bool
+		Whether the files may name chromosomes differently, so that they are converted. Default is False.
 	"""
 	if given_format is not None:
 		return Call(given_format, False, CUT_ARGUMENTS if unit == "cuts" else ())
 	if unit == "cuts":
 		return Call("BED", True, CUT_ARGUMENTS)
 	names = {NATIVE[unit].get(layout) for layout in layouts}
-	if len(names) == 1 and None not in names:
+	if len(names) == 1 and None not in names and not rename:
 		name = names.pop()
 		return Call(str(name), False, ("--max-count", "1") if name == "FRAG" else ())
 	return Call("BEDPE" if unit == "fragments" else "BED", True, ())
@@ -127,16 +136,23 @@ def known_bases(genome: Any) -> int:
 
 
 def convert_for_macs(
-	path: str, target: Path, chrom_sizes: Mapping[str, int], unit: Unit, settings: Mapping[str, Any]
+	path: str, target: Path, genome: "Genome", unit: Unit, settings: Mapping[str, Any]
 ) -> ReadAccounting:
 	"""Write reads as BED with strands, fragments as MACS3's BEDPE, or cuts as BED of one base each."""
 	fragments = unit == "fragments" or (unit == "cuts" and settings["fragments"])
 	accounting = ReadAccounting(path, "fragments" if fragments else "reads")
+	chrom_sizes = genome.chrom_sizes
 	names = list(chrom_sizes)
+	chunks = iterate_reads(
+		path,
+		chrom_sizes,
+		fragments=fragments,
+		accounting=accounting,
+		sequences=settings["sequences"],
+		names=genome.names,
+	)
 	with target.open("w") as handle:
-		for chunk in iterate_reads(
-			path, chrom_sizes, fragments=fragments, accounting=accounting, sequences=settings["sequences"]
-		):
+		for chunk in chunks:
 			if unit == "cuts":
 				ends = five_prime_ends(
 					chunk, fragments=fragments, pos_shift=settings["pos_shift"], neg_shift=settings["neg_shift"]
@@ -172,8 +188,9 @@ def make_peaks(settings: Mapping[str, Any]) -> int:
 	Parameters
 	----------
 	settings: dict
-		name, sequences, signals and controls (reads, grouped as `read_groups` says; every control is used
-		for every experiment), summits, the shifts and strands of the reads, and callpeaks_*.
+		name, sequences, chrom_aliases, signals and controls (reads, grouped as `read_groups` says; an entry of
+		controls for each group is for that group, else all are used for every one), summits, the shifts and
+		strands of the reads, and callpeaks_*.
 
 	Raises
 	------
@@ -189,7 +206,7 @@ def make_peaks(settings: Mapping[str, Any]) -> int:
 	program = find_program("macs3")
 	if program is None:
 		raise missing_extra("macs3", extra="pipeline", needed_for="calling peaks")
-	genome = Genome(settings["sequences"])
+	genome = Genome(settings["sequences"], chrom_aliases=settings["chrom_aliases"])
 	groups = read_groups(settings["signals"])
 	size = settings["callpeaks_gsize"]
 	genome_size = f"{known_bases(genome) if size is None else size}"
@@ -206,10 +223,10 @@ def make_peaks(settings: Mapping[str, Any]) -> int:
 	try:
 		rows: list[str] = []
 		for i in range(len(groups)):
-			rows += _call_group(i, settings, program, genome.chrom_sizes, genome_size, folder)
+			rows += _call_group(i, settings, program, genome, genome_size, folder)
 		if not rows:
 			raise InputError(
-				f"{', '.join(groups[0])}: MACS3 found no peak at q <= {settings['callpeaks_q']:g} with a genome "
+				f"{', '.join(groups[0])}: MACS3 found no peak with callpeaks_q {settings['callpeaks_q']} and a genome "
 				f"size of {genome_size}; check callpeaks_gsize (null: counted from the FASTA), raise callpeaks_q, "
 				"or give loci"
 			)
@@ -230,20 +247,21 @@ def _call_group(
 	index: int,
 	settings: Mapping[str, Any],
 	program: str,
-	chrom_sizes: Mapping[str, int],
+	genome: "Genome",
 	genome_size: str,
 	folder: Path,
 ) -> list[str]:
 	"""The rows of narrowPeak of one experiment."""
 	groups = read_groups(settings["signals"])
-	files, controls = groups[index], [path for group in read_groups(settings["controls"]) for path in group]
+	files, controls = groups[index], controls_of(index, settings)
+	settings = group_values(settings, index, len(groups))
 	unit, call = planned_call(settings, [*files, *controls])
 	treatment, control = list(files), list(controls)
 	if call.convert:
 		for paths in (treatment, control):
 			for k, path in enumerate(paths):
 				target = folder / f"{index}.{'treatment' if paths is treatment else 'control'}.{k}.bed"
-				for line in convert_for_macs(path, target, chrom_sizes, unit, settings).lines():
+				for line in convert_for_macs(path, target, genome, unit, settings).lines():
 					say(line)
 				paths[k] = str(target)
 	name = Path(settings["name"]).name + (f".{index}" if len(groups) > 1 else "")
@@ -272,7 +290,9 @@ def _call_group(
 			"if it could not estimate the fragment length, give it one: "
 			'"callpeaks_arguments": ["--nomodel", "--extsize", "200"]'
 		)
-	return result.read_text().splitlines()
+	rows = [line.split("\t") for line in result.read_text().splitlines()]
+	renaming = genome.names.renaming(dict.fromkeys(row[0] for row in rows), ", ".join(files))
+	return ["\t".join([renaming[row[0]], *row[1:]]) for row in rows]
 
 
 def planned_call(settings: Mapping[str, Any], files: Sequence[str]) -> tuple[Unit, Call]:
@@ -293,7 +313,8 @@ def planned_call(settings: Mapping[str, Any], files: Sequence[str]) -> tuple[Uni
 					f"{path}: each line is a single read, so there are no pairs to call peaks on; set paired_end to "
 					"false, or fragments to true if each line is a fragment"
 				)
-	return unit, choose_call(unit, layouts, given_format=settings["callpeaks_format"])
+	rename = bool(settings["chrom_aliases"])
+	return unit, choose_call(unit, layouts, given_format=settings["callpeaks_format"], rename=rename)
 
 
 if __name__ == "__main__":

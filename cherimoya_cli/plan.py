@@ -365,29 +365,26 @@ def _plan_reads(draft: _Draft) -> dict[str, Any]:
 	}
 	preprocessing = settings.preprocessing_parameters.model_dump(mode="json")
 	values = {**preprocessing, "name": settings.name, "sequences": settings.sequences}
+	values["chrom_aliases"] = settings.chrom_aliases
 	values["summits"] = settings.fit_parameters.summits
 	reads = {key: read_groups(made[key]) if has_reads(made[key]) else [] for key in ("signals", "controls")}
+	values |= {key: [group or None for group in groups] or None for key, groups in reads.items()}
 	if made["loci"] is None and reads["signals"]:
 		module = (sys.executable, "-m", "cherimoya_cli.peaks")
 		draft.add(
 			"peaks",
 			"call peaks with MACS3",
 			"preprocessing_parameters",
-			{**values, **{key: groups or None for key, groups in reads.items()}},
+			values,
 			[peaks_path(settings.name)],
 			argv=module,
 		)
 		made["loci"] = [peaks_path(settings.name)]
 	if any(reads.values()):
-		outputs = []
-		for key, groups in reads.items():
-			if groups:
-				made[key] = signal_paths(
-					settings.name, len(groups), unstranded=values["unstranded"], control=key == "controls"
-				)
-				outputs += [path for group in made[key] for path in group]
+		paths = signal_paths(settings.name, values)
+		made |= {key: [group for group in paths[key] if group] for key, groups in reads.items() if groups}
+		outputs = [path for groups in paths.values() for group in groups for path in group]
 		module = (sys.executable, "-m", "cherimoya_cli.signals")
-		values |= {key: groups or None for key, groups in reads.items()}
 		outputs.append(f"{settings.name}.signals.record.json")
 		draft.add("signals", "turn reads into bigWigs", "preprocessing_parameters", values, outputs, argv=module)
 	return made
@@ -473,7 +470,7 @@ def needed_extras(steps: Sequence[Step]) -> list[tuple[str, str, str]]:
 		if step.name == "peaks":
 			needs.append(("MACS3", "pipeline", "calling peaks"))
 		if step.name in ("peaks", "signals"):
-			files = [p for key in ("signals", "controls") for group in step.settings[key] or () for p in group]
+			files = [p for key in ("signals", "controls") for group in read_groups(step.settings[key]) for p in group]
 			if any(path.lower().endswith((".bam", ".sam", ".cram")) for path in files):
 				needs.append(("pysam", "pipeline", "reading SAM, BAM and CRAM"))
 		if step.name == "report":

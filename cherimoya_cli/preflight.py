@@ -23,13 +23,23 @@ from cherimoya.errors import (
 	missing_extra,
 )
 from cherimoya.io._files import cache_folder, is_remote
+from cherimoya.io.names import REMEDY, alike
 from cherimoya.memory import available_memory
 from cherimoya_cli.plan import Step, has_reads, needed_extras
-from cherimoya_cli.reads import ReadAccounting, describe_naming, is_reads, iterate_reads, read_groups
+from cherimoya_cli.reads import (
+	ReadAccounting,
+	controls_of,
+	conversions,
+	describe_naming,
+	is_reads,
+	iterate_reads,
+	read_groups,
+)
 from cherimoya_cli.settings import SECTIONS, SPLITS, PipelineSettings
 from cherimoya_cli.utils import check_split, output_folder, resolve_device, warn, write_json
 
 if TYPE_CHECKING:
+	from cherimoya.io.genome import Genome
 	from cherimoya.io.loci import Loci
 
 ROWS_TRIED = 1000
@@ -80,6 +90,15 @@ def _settings_problems(settings: PipelineSettings) -> Iterator[str]:
 				f"{key} holds reads ({reads[0]}) and bigWigs ({other}); give all of them as reads, or all as bigWigs "
 				"(a pipeline with reads alone makes them)"
 			)
+		if any(item is None for item in getattr(settings, key) or ()) and not reads:
+			yield f"{key} holds null, which marks a group of reads without control; leave it out for bigWigs"
+	try:
+		values = settings.preprocessing_parameters.model_dump()
+		for key in ("signals", "controls"):
+			values[key] = getattr(settings, key) if has_reads(getattr(settings, key)) else None
+		conversions(values)
+	except SettingsError as error:
+		yield str(error)
 	if settings.loci is None and settings.fit_parameters.loci is None and not has_reads(settings.signals):
 		yield (
 			"loci is null and signals are bigWigs, but peaks can only be called from reads; name the peaks in loci, "
@@ -143,26 +162,26 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 	device = attempt(resolve_device, settings.device) if any("device" in step.settings for step in active) else "cpu"
 	if str(device).startswith("cuda"):
 		attempt(check_kernels)
-	chrom_sizes = attempt(_open_genome, settings.sequences)
+	genome = attempt(_open_genome, settings)
 	loci: dict[tuple[tuple[str, ...], bool], Loci | None] = {}
-	if chrom_sizes:
-		attempt(_check_reads, settings, active, chrom_sizes)
-		attempt(_check_tracks, active, made, chrom_sizes)
+	if genome is not None:
+		attempt(_check_reads, active, genome)
+		attempt(_check_tracks, active, made, genome)
 		for step in active:
 			for key in ("loci", "negatives", "exclusion_lists"):
 				paths = tuple(path for path in step.settings.get(key) or () if path not in made)
 				summits = key == "loci" and step.settings.get("summits", False)
 				if paths and (paths, summits) not in loci:
-					loci[paths, summits] = attempt(_read_loci, key, list(paths), summits, chrom_sizes)
+					loci[paths, summits] = attempt(_read_loci, key, list(paths), summits, genome)
 		fit = next((step for step in active if step.name in ("fit", "evaluate")), None)
 		before = len(errors)
 		if fit is not None and isinstance(settings, PipelineSettings):
-			for notice in attempt(check_split, settings, chrom_sizes) or ():
+			for notice in attempt(check_split, settings, genome.chrom_sizes) or ():
 				warn(f"note: {settings.source}: {notice}")
 		if fit is not None and len(errors) == before and not made & set(fit.settings["loci"]):
 			table = loci.get((tuple(fit.settings["loci"]), fit.settings["summits"]))
 			if table is not None:
-				attempt(_check_splits, settings, fit, table, chrom_sizes)
+				attempt(_check_splits, settings, fit, table, genome)
 	if settings.model is not None:
 		attempt(_check_model, settings, active)
 	n_loci = {key[0]: len(table) for key, table in loci.items() if table is not None}
@@ -222,56 +241,54 @@ def _kernels_record() -> Path:
 	return cache_folder() / f"kernels.{digest.hexdigest()[:16]}.json"
 
 
-def _open_genome(path: str) -> dict[str, int]:
-	"""The chromosomes of the FASTA, which is opened and indexed."""
+def _open_genome(settings: PipelineSettings) -> "Genome":
+	"""The genome, opened and indexed."""
 	from cherimoya.io.genome import Genome
 
-	return dict(Genome(path).chrom_sizes)
+	return Genome(settings.sequences, chrom_aliases=settings.chrom_aliases)
 
 
-def _check_reads(settings: PipelineSettings, active: Sequence[Step], chrom_sizes: Mapping[str, int]) -> None:
+def _check_reads(active: Sequence[Step], genome: "Genome") -> None:
 	"""Read the first rows of each file of reads as the steps will."""
 	from cherimoya_cli.peaks import planned_call
 
 	errors: list[CherimoyaError] = []
 	tried: set[str] = set()
 	for step in (step for step in active if step.name in ("peaks", "signals")):
-		values = step.settings
-		groups = [group for key in ("signals", "controls") for group in read_groups(values[key])]
-		for path in (path for group in groups for path in group if path not in tried and not is_remote(path)):
-			tried.add(path)
-			try:
-				_check_read_file(path, values, chrom_sizes)
-			except CherimoyaError as error:
-				errors.append(error)
-		if step.name == "peaks" and not errors:
-			planned_call(values, [path for group in groups for path in group])
+		found = conversions(step.settings)
+		for files, values in (part for parts in found.values() for part in parts):
+			for path in (path for path in files if path not in tried and not is_remote(path)):
+				tried.add(path)
+				try:
+					_check_read_file(path, values, genome)
+				except CherimoyaError as error:
+					errors.append(error)
+		for i, (files, values) in enumerate(found["signals"] if step.name == "peaks" and not errors else ()):
+			planned_call(values, [*files, *controls_of(i, step.settings)])
 	raise_together(errors)
 
 
-def _check_read_file(path: str, values: Mapping[str, Any], chrom_sizes: Mapping[str, int]) -> None:
+def _check_read_file(path: str, values: Mapping[str, Any], genome: "Genome") -> None:
 	"""Read the first rows of a file of reads; InputError if they cannot be used or name no chromosome of the FASTA."""
 	account = ReadAccounting(path, "")
 	rows = iterate_reads(
 		path,
-		chrom_sizes,
+		genome.chrom_sizes,
 		fragments=values["fragments"],
 		accounting=account,
 		sequences=values["sequences"],
+		names=genome.names,
 		rows=ROWS_TRIED,
 	)
 	used = sum(len(chunk.chrom) for chunk in rows)
 	if used or not account.unknown:
 		return
-	bare = {chrom.lower().removeprefix("chr") for chrom in chrom_sizes}
 	# Reads are sorted: the first rows may lie on one contig that the FASTA leaves out for good reasons.
-	if any(chrom.lower().removeprefix("chr") in bare for chrom in account.unknown):
-		raise InputError(
-			f"{path}: {describe_naming(account.unknown, chrom_sizes)}; rename the chromosomes of one of them"
-		)
+	if alike(account.unknown, genome.chrom_sizes):
+		raise InputError(f"{path}: {describe_naming(account.unknown, genome.chrom_sizes)}")
 
 
-def _check_tracks(active: Sequence[Step], made: set[str], chrom_sizes: Mapping[str, int]) -> None:
+def _check_tracks(active: Sequence[Step], made: set[str], genome: "Genome") -> None:
 	"""Open the bigWigs that no step makes, and compare their chromosomes with the FASTA's."""
 	from cherimoya.io.tracks import Tracks
 
@@ -283,55 +300,62 @@ def _check_tracks(active: Sequence[Step], made: set[str], chrom_sizes: Mapping[s
 			for path in (path for path in paths if not is_remote(path) and path not in seen):
 				seen.add(path)
 				try:
-					tracks = Tracks([path])
-					tracks.check_sizes(chrom_sizes, step.settings["sequences"])
-					if not chrom_sizes.keys() & tracks.chrom_sizes.keys():
+					tracks = Tracks([path], names=genome.names)
+					tracks.check_sizes(genome.chrom_sizes, genome.name)
+					if not genome.chrom_sizes.keys() & tracks.chrom_sizes.keys():
 						raise InputError(
-							f"{path}: none of its chromosomes ({_some(tracks.chrom_sizes)}) is in "
-							f"{step.settings['sequences']} ({_some(chrom_sizes)}); use files of one assembly"
+							f"{path}: none of its chromosomes ({_some(tracks.chrom_sizes)}) is in {genome.name} "
+							f"({_some(genome.chrom_sizes)}); {_remedy(tracks.chrom_sizes, genome)}"
 						)
 				except CherimoyaError as error:
 					errors.append(error)
 	raise_together(errors)
 
 
-def _read_loci(key: str, paths: list[str], summits: bool, chrom_sizes: Mapping[str, int]) -> "Loci":
+def _remedy(names: Iterable[str], genome: "Genome") -> str:
+	"""What to do about a file that shares no chromosome with the FASTA."""
+	return REMEDY if alike(names, genome.chrom_sizes) else "use files of one assembly"
+
+
+def _read_loci(key: str, paths: list[str], summits: bool, genome: "Genome") -> "Loci":
 	"""Loci, negatives or exclusion regions; InputError if none lies on the FASTA's chromosomes (exclusions may)."""
 	from cherimoya.io.loci import read_loci
+	from cherimoya.io.windows import exclusions_of
 
-	loci = read_loci(paths, summits=summits)
+	if key == "exclusion_lists":
+		return exclusions_of(genome, paths)
+	loci = read_loci(paths, summits=summits).renamed(genome.names)
 	names = dict.fromkeys(loci.chroms.tolist())
-	if key != "exclusion_lists" and not names.keys() & chrom_sizes.keys():
+	if not names.keys() & genome.chrom_sizes.keys():
 		raise InputError(
 			f"{', '.join(paths)}: none of the {len(loci):,} loci is on a chromosome of the FASTA: they are on "
-			f"{_some(names)}, and the FASTA has {_some(chrom_sizes)}; rename the chromosomes of one of "
-			"them, or use files of one assembly"
+			f"{_some(names)}, and the FASTA has {_some(genome.chrom_sizes)}; {_remedy(names, genome)}"
 		)
 	return loci
 
 
-def _check_splits(settings: PipelineSettings, step: Step, loci: "Loci", chrom_sizes: Mapping[str, int]) -> None:
+def _check_splits(settings: PipelineSettings, step: Step, loci: "Loci", genome: "Genome") -> None:
 	"""SettingsError when a split has no locus whose window lies in it."""
 	import numpy as np
 
 	from cherimoya.io.loci import midpoints
-	from cherimoya_cli.splits import as_json, parse_places, propose_split
+	from cherimoya_cli.splits import as_json, parse_places, propose_split, rename_places
 
 	values = step.settings
 	mids = midpoints(loci, summits=values["summits"])
 	starts = mids - values["in_window"] // 2
 	ends = starts + values["in_window"]
-	sizes = np.array([chrom_sizes.get(chrom, -1) for chrom in loci.chroms])
+	sizes = np.array([genome.chrom_sizes.get(chrom, -1) for chrom in loci.chroms])
 	empty = []
 	for key in SPLITS.values():
 		inside = np.zeros(len(loci), dtype=bool)
-		for place in parse_places(values[key] or [])[0]:
+		for place in parse_places(rename_places(values[key] or [], genome.names))[0]:
 			last = np.minimum(sizes, place.end)
 			inside |= (loci.chroms == place.chrom) & (starts >= place.start) & (ends <= last)
 		if values[key] and not inside.any() and not (step.name == "evaluate" and key == "training_chroms"):
 			empty.append(f"{key} ({_some(values[key])})")
 	if empty:
-		split = propose_split({chrom: size for chrom, size in chrom_sizes.items() if chrom in set(loci.chroms)})
+		split = propose_split({chrom: size for chrom, size in genome.chrom_sizes.items() if chrom in set(loci.chroms)})
 		raise SettingsError(
 			f"{settings.source}: no locus of {', '.join(values['loci'])} is in {' or in '.join(empty)} with its whole "
 			f"window of {values['in_window']:,} bp; a split of the chromosomes that have loci would be: "

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cherimoya.errors import InputError, MissingFileError, SettingsError, missing_extra
 from cherimoya.io._files import is_remote
+from cherimoya.io.names import REMEDY, ChromNames, alike
 
 if TYPE_CHECKING:
 	import numpy as np
@@ -29,6 +30,9 @@ TEXT_SUFFIXES = (".bed", ".bedpe", ".tsv", ".txt", ".frag", ".fragments")
 BIGWIG_SUFFIXES = (".bw", ".bigwig")
 CHUNK_ROWS = 500_000
 """Rows that are turned into arrays at a time."""
+
+_PEAKS_ALONE = frozenset({"paired_end", "callpeaks_format", "callpeaks_unit", "callpeaks_q"})
+"""Settings of a group that its control's bigWig does not depend on."""
 
 PROGRESS_READS = 5_000_000
 """Reads between two lines of progress."""
@@ -60,12 +64,13 @@ def read_groups(signals: str | Sequence[Any] | None) -> list[list[str]]:
 	Parameters
 	----------
 	signals: str, list or None
-		``"a.bam"``, ``["a.bam", "b.bam"]`` or ``[["a.bam", "b.bam"], "c.bam"]``.
+		``"a.bam"``, ``["a.bam", "b.bam"]`` or ``[["a.bam", "b.bam"], "c.bam"]``; null among controls is a group
+		without one.
 
 	Returns
 	-------
 	groups: list of lists of str
-		``[["a.bam", "b.bam"]]`` for a flat list.
+		``[["a.bam", "b.bam"]]`` for a flat list; an empty list for null.
 	"""
 	if not signals:
 		return []
@@ -73,7 +78,95 @@ def read_groups(signals: str | Sequence[Any] | None) -> list[list[str]]:
 		return [[signals]]
 	if all(isinstance(item, str) for item in signals):
 		return [list(signals)]
-	return [[item] if isinstance(item, str) else list(item) for item in signals]
+	return [[item] if isinstance(item, str) else list(item or ()) for item in signals]
+
+
+def group_values(values: Mapping[str, Any], index: int, n_groups: int) -> dict[str, Any]:
+	"""The settings of one group of reads: of each list with a value for each group, that of the group.
+
+	Parameters
+	----------
+	values: dict
+		Settings of reads.
+	index, n_groups: int
+		The group, from 0, and how many there are.
+
+	Raises
+	------
+	SettingsError
+		A list has another length.
+	"""
+	from cherimoya_cli.settings import PER_GROUP
+
+	found = dict(values)
+	for key in PER_GROUP & values.keys():
+		if isinstance(values[key], list):
+			if len(values[key]) != n_groups:
+				raise SettingsError(
+					f"{key} has {len(values[key])} values, but there {'is' if n_groups == 1 else 'are'} {n_groups} "
+					f"group{'s' * (n_groups != 1)} of reads; give one value for all, or a list with one for each group"
+				)
+			found[key] = values[key][index]
+	return found
+
+
+class Conversion(NamedTuple):
+	"""Reads that become a track, or a pair of them: files, and the settings that hold for them.
+
+	Attributes
+	----------
+	files: list of str
+		Replicates, which are pooled; none for a group without control.
+	values: dict
+		The settings, with the group's value of those that have one for each group.
+	"""
+
+	files: list[str]
+	values: dict[str, Any]
+
+
+def conversions(values: Mapping[str, Any]) -> dict[str, list[Conversion]]:
+	"""What the reads of settings are turned into: for signals and controls, a conversion for each entry.
+
+	With as many entries of controls as groups of signals, each is the control of its group, and takes that group's
+	settings; another entry is shared, and its settings must not differ between groups.
+
+	Raises
+	------
+	SettingsError
+		Lists of settings, signals and controls do not fit together.
+	"""
+	from cherimoya_cli.settings import PER_GROUP
+
+	groups, controls = read_groups(values["signals"]), read_groups(values["controls"])
+	n = len(groups) or len(controls)
+	of_group = [group_values(values, i, n) for i in range(n)]
+	if len(groups) > 1 and len(controls) > 1 and len(controls) != n:
+		raise SettingsError(
+			f"controls has {len(controls)} entries for {n} groups of signals; give one for all groups, or one for each "
+			"(null for a group without control)"
+		)
+	paired = not groups or len(controls) == n
+	if controls and not paired:
+		keys = PER_GROUP.difference(_PEAKS_ALONE) & values.keys()
+		differ = sorted(key for key in keys if any(part[key] != of_group[0][key] for part in of_group))
+		if differ:
+			raise SettingsError(
+				f"{', '.join(differ)} differ between the groups of signals, so it is not known how their shared "
+				"control is to be converted; give controls an entry for each group (a file may be named twice)"
+			)
+	return {
+		"signals": [Conversion(files, part) for files, part in zip(groups, of_group, strict=True)] if groups else [],
+		"controls": [Conversion(files, of_group[i if paired else 0]) for i, files in enumerate(controls)],
+	}
+
+
+def controls_of(index: int, values: Mapping[str, Any]) -> list[str]:
+	"""The control files of one group of signals: its own entry, or else all that there are."""
+	groups, controls = read_groups(values["signals"]), read_groups(values["controls"])
+	if len(groups) > 1 and len(controls) == len(groups):
+		return controls[index]
+	return [path for entry in controls for path in entry]
 
 
 def detect_layout(path: str) -> Layout:
@@ -226,6 +319,7 @@ def iterate_reads(
 	fragments: bool,
 	accounting: ReadAccounting,
 	sequences: str | None = None,
+	names: ChromNames | None = None,
 	rows: int | None = None,
 ) -> Iterator[Chunk]:
 	"""Reads, or fragments, of a file, a chunk at a time.
@@ -246,6 +340,8 @@ def iterate_reads(
 		Gains what was given, used and dropped.
 	sequences: str or None
 		The FASTA, which CRAM needs. Default is None.
+	names: ChromNames or None
+		Turns the file's names of chromosomes into the FASTA's. Default is None.
 	rows: int or None
 		Stop after as many rows; None (the default) reads them all.
 
@@ -273,11 +369,11 @@ def iterate_reads(
 			f"{path}: its rows have no strand, so the 5' end of a read is unknown; set fragments to true in "
 			"preprocessing_parameters if each row is a fragment (both ends count), or give BED with six columns"
 		)
-	ids = {chrom: i for i, chrom in enumerate(chrom_sizes)}
+	ids = _ChromIds(chrom_sizes, names, path)
 	unknown: Counter[str] = Counter()
 	columns: tuple[list[int], list[int], list[int], list[bool]] = ([], [], [], [])
 	for chrom, start, end, reverse in islice(records, rows):
-		index = ids.get(chrom)
+		index = ids[chrom]
 		if index is None:
 			unknown[chrom] += 1
 			continue
@@ -294,6 +390,25 @@ def iterate_reads(
 		yield _chunk(columns)
 	accounting.unknown = dict(unknown)
 	accounting.dropped["chromosome not in FASTA"] = sum(unknown.values())
+
+
+class _ChromIds(dict[str, "int | None"]):
+	"""The index of each chromosome by the names in one file; None for those that the FASTA lacks."""
+
+	def __init__(self, chrom_sizes: Mapping[str, int], names: ChromNames | None, path: str) -> None:
+		super().__init__()
+		self.known = {chrom: i for i, chrom in enumerate(chrom_sizes)}
+		self.names, self.path = names, path
+		self.first: dict[str, str] = {}
+
+	def __missing__(self, chrom: str) -> int | None:
+		"""Look up a name that is met for the first time; InputError when another name has meant its chromosome."""
+		found = chrom if self.names is None else self.names.resolve(chrom)
+		before = self.first.setdefault(found, chrom)
+		if self.names is not None and before != chrom:
+			self.names.renaming([before, chrom], self.path)
+		self[chrom] = self.known.get(found)
+		return self[chrom]
 
 
 def _chunk(columns: tuple[list[int], list[int], list[int], list[bool]]) -> Chunk:
@@ -464,6 +579,7 @@ def count_ends(
 	pos_shift: int = 0,
 	neg_shift: int = 0,
 	sequences: str | None = None,
+	names: ChromNames | None = None,
 	progress: Callable[[str], None] | None = None,
 ) -> tuple[list[dict[str, tuple["np.ndarray", "np.ndarray"]]], ReadAccounting]:
 	"""How many ends of a file's reads lie at each position.
@@ -482,6 +598,8 @@ def count_ends(
 		Shifts of + and - ends in bp. Default is 0.
 	sequences: str or None
 		The FASTA, which CRAM needs. Default is None.
+	names: ChromNames or None
+		Turns the file's names of chromosomes into the FASTA's. Default is None.
 	progress: callable or None
 		Gets a line now and then. Default is None.
 
@@ -495,9 +613,12 @@ def count_ends(
 	import numpy as np
 
 	accounting = ReadAccounting(path, "fragments" if fragments else "reads")
-	names, told = list(chrom_sizes), 0
-	collected: list[list[list[np.ndarray]]] = [[[] for _ in names] for _ in range(1 + stranded)]
-	for chunk in iterate_reads(path, chrom_sizes, fragments=fragments, accounting=accounting, sequences=sequences):
+	chroms, told = list(chrom_sizes), 0
+	collected: list[list[list[np.ndarray]]] = [[[] for _ in chroms] for _ in range(1 + stranded)]
+	chunks = iterate_reads(
+		path, chrom_sizes, fragments=fragments, accounting=accounting, sequences=sequences, names=names
+	)
+	for chunk in chunks:
 		if progress is not None and accounting.given >= told + PROGRESS_READS:
 			told = accounting.given
 			progress(f"{path}: {told:,} {accounting.unit} so far")
@@ -506,12 +627,12 @@ def count_ends(
 		accounting.beyond += int((~inside).sum())
 		strand = ends.reverse[inside] if stranded else np.zeros(int(inside.sum()), dtype=bool)
 		for s in range(1 + stranded):
-			chroms, positions = ends.chrom[inside][strand == s], ends.position[inside][strand == s]
-			for i in np.unique(chroms):
-				collected[s][i].append(positions[chroms == i].astype(np.uint32))
+			where, positions = ends.chrom[inside][strand == s], ends.position[inside][strand == s]
+			for i in np.unique(where):
+				collected[s][i].append(positions[where == i].astype(np.uint32))
 	return [
 		{
-			names[i]: tuple(np.unique(np.concatenate(parts), return_counts=True))  # type: ignore[misc]
+			chroms[i]: tuple(np.unique(np.concatenate(parts), return_counts=True))  # type: ignore[misc]
 			for i, parts in enumerate(per_chrom)
 			if parts
 		}
@@ -542,4 +663,5 @@ def describe_naming(given: Iterable[str], known: Iterable[str]) -> str:
 	def some(names: list[str]) -> str:
 		return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
 
-	return f"the reads name {some(given)}; the FASTA names {some(known)}"
+	remedy = REMEDY if alike(given, known) else "use files of one assembly, or rename the chromosomes of one of them"
+	return f"the reads name {some(given)}; the FASTA names {some(known)}; {remedy}"

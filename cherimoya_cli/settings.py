@@ -44,6 +44,23 @@ GroupedFiles = Annotated[
 		}
 	),
 ]
+ControlFiles = Annotated[
+	list[str | list[str] | None],
+	BeforeValidator(_as_list),
+	Field(min_length=1),
+	WithJsonSchema(
+		{
+			"anyOf": [
+				{"type": "string"},
+				{"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, _TEXTS, {"type": "null"}]}},
+			]
+		}
+	),
+]
+One = typing.TypeVar("One")
+PerGroup = One | list[One]
+"""A value for all groups of reads, or a list with one for each."""
+
 Places = Annotated[
 	list[str], BeforeValidator(_as_list), WithJsonSchema({"anyOf": [{"type": "string"}, {**_TEXTS, "minItems": 0}]})
 ]
@@ -53,6 +70,12 @@ _GROUPS = {
 	"expects": 'a list of files, in which a stranded pair is a list of its own: ["a.bw", ["b.+.bw", "b.-.bw"]]',
 	"files": True,
 }
+_CONTROLS = {
+	"expects": "files written like signals; with several groups of reads one entry is for all of them, or there is an "
+	"entry for each, null for a group without control",
+	"files": True,
+}
+_EACH = {"per_group": True}
 _PLACES = {"expects": 'a list of chromosomes or regions, such as ["chr8", "chr22:33,000,000-37,000,000"]'}
 
 
@@ -118,6 +141,15 @@ class SequenceKeys(BaseModel):
 		description="FASTA file of the genome, plain or compressed with bgzip.",
 		json_schema_extra={"expects": "the path of a FASTA file", "files": True},
 	)
+	chrom_aliases: bool | str | dict[str, str] = Field(
+		False,
+		description="Other names of the FASTA's chromosomes in other files: true (1 is chr1, MT is chrM), a mapping, "
+		"or a table of names; false: none.",
+		json_schema_extra={
+			"expects": 'true, false, a mapping such as {"1": "chr1"}, or the path of a table, a chromosome a line',
+			"files": True,
+		},
+	)
 
 
 class LociKeys(BaseModel):
@@ -175,8 +207,8 @@ class SignalKeys(TrackKeys):
 class ControlKeys(BaseModel):
 	"""The control experiment."""
 
-	controls: GroupedFiles | None = Field(
-		None, description="Control tracks, written like signals; null: none.", json_schema_extra=_GROUPS
+	controls: ControlFiles | None = Field(
+		None, description="Control tracks, written like signals; null: none.", json_schema_extra=_CONTROLS
 	)
 
 
@@ -389,24 +421,39 @@ class MatchingKeys(BaseModel):
 class ReadKeys(BaseModel):
 	"""Which positions reads count at."""
 
-	unstranded: bool = Field(False, description="Add both strands into one track; false: a (+, -) pair of tracks.")
-	fragments: bool = Field(
+	unstranded: PerGroup[bool] = Field(
+		False,
+		description="Add both strands into one track; false: a (+, -) pair of tracks.",
+		json_schema_extra=_EACH,
+	)
+	fragments: PerGroup[bool] = Field(
 		False,
 		description="A line, or proper pair, is a fragment whose two ends count; false: the 5' ends of reads count.",
+		json_schema_extra=_EACH,
 	)
-	pos_shift: int = Field(
-		0, description="Shift of + strand ends (of the left end of fragments).", json_schema_extra={"unit": "bp"}
+	pos_shift: PerGroup[int] = Field(
+		0,
+		description="Shift of + strand ends (of the left end of fragments).",
+		json_schema_extra={**_EACH, "unit": "bp"},
 	)
-	neg_shift: int = Field(
-		0, description="Shift of - strand ends (of the right end of fragments).", json_schema_extra={"unit": "bp"}
+	neg_shift: PerGroup[int] = Field(
+		0,
+		description="Shift of - strand ends (of the right end of fragments).",
+		json_schema_extra={**_EACH, "unit": "bp"},
 	)
 
 
 class ConversionKeys(BaseModel):
 	"""How counts of reads become bigWigs."""
 
-	scale_factor: float = Field(1.0, gt=0, description="Factor on every count; 1: none.")
-	read_depth: bool = Field(False, description="Divide the counts by the number of reads, before scale_factor.")
+	scale_factor: PerGroup[Annotated[float, Field(gt=0)]] = Field(
+		1.0, description="Factor on every count; 1: none.", json_schema_extra=_EACH
+	)
+	read_depth: PerGroup[bool] = Field(
+		False,
+		description="Divide the counts by the number of reads, before scale_factor.",
+		json_schema_extra=_EACH,
+	)
 	n_jobs: int | None = Field(
 		None,
 		ge=1,
@@ -418,22 +465,29 @@ class ConversionKeys(BaseModel):
 class PeakCallingKeys(BaseModel):
 	"""How MACS3 calls peaks."""
 
-	paired_end: bool = Field(False, description="Call peaks on the fragments that read pairs span.")
-	callpeaks_format: str | None = Field(
-		None, min_length=1, description="MACS3's name of the format of the reads (-f); null: found out from the files."
+	paired_end: PerGroup[bool] = Field(
+		False, description="Call peaks on the fragments that read pairs span.", json_schema_extra=_EACH
 	)
-	callpeaks_unit: Literal["auto", "cuts", "fragments", "reads"] = Field(
+	callpeaks_format: PerGroup[Annotated[str, Field(min_length=1)] | None] = Field(
+		None,
+		description="MACS3's name of the format of the reads (-f); null: found out from the files.",
+		json_schema_extra=_EACH,
+	)
+	callpeaks_unit: PerGroup[Literal["auto", "cuts", "fragments", "reads"]] = Field(
 		"auto",
 		description="What MACS3 piles up: shifted ends, each smoothed over 150 bp (cuts), fragments, or single reads. "
 		"auto: cuts if unstranded with a shift, else fragments if fragments or paired_end, else reads.",
+		json_schema_extra=_EACH,
 	)
 	callpeaks_gsize: Annotated[str | float | None, Field(union_mode="left_to_right")] = Field(
 		None,
 		description='Genome size for MACS3 (-g): "hs", "mm", "ce", "dm" or a number; null: the FASTA\'s known bases.',
 		json_schema_extra={"expects": '"hs", "mm", "ce", "dm" or a number', "unit": "bp"},
 	)
-	callpeaks_q: float = Field(
-		0.05, gt=0, le=1, description="Largest q-value (false discovery rate) of a peak, for MACS3 (-q)."
+	callpeaks_q: PerGroup[Annotated[float, Field(gt=0, le=1)]] = Field(
+		0.05,
+		description="Largest q-value (false discovery rate) of a peak, for MACS3 (-q).",
+		json_schema_extra=_EACH,
 	)
 	callpeaks_arguments: list[str] | None = Field(
 		None,
@@ -647,6 +701,14 @@ SPLITS: dict[str, str] = {
 }
 """The splits by their names in a fold file (train, valid, test), and the key of each."""
 
+PER_GROUP: frozenset[str] = frozenset(
+	key
+	for mixin in (ReadKeys, ConversionKeys, PeakCallingKeys)
+	for key, field in mixin.model_fields.items()
+	if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("per_group")
+)
+"""Keys on reads that take a value for all groups, or a list with one for each."""
+
 FOLLOWED: frozenset[str] = frozenset(
 	key
 	for mixin in (
@@ -740,7 +802,12 @@ def accepts_null(field: FieldInfo) -> bool:
 def expected(field: FieldInfo, *, required: bool = False) -> str:
 	"""What a key accepts, in words: ``"a whole number of at least 1, or null"``; no null where the key is required."""
 	extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-	words = extra.get("expects") or " ".join(filter(None, (_words(field.annotation), _bounds(field, field.annotation))))
+	annotation, each = field.annotation, ""
+	if extra.get("per_group"):
+		single = [option for option in typing.get_args(annotation) if typing.get_origin(option) is not list]
+		annotation = typing.Union[tuple(single)]  # noqa: UP007
+		each = ", or a list with one for each group of reads"
+	words = extra.get("expects") or " ".join(filter(None, (_words(annotation), _bounds(field, annotation)))) + each
 	return f"{words}, or null" if accepts_null(field) and not required else str(words)
 
 
@@ -791,7 +858,7 @@ def _flatten(value: Any) -> Iterator[str]:
 	"""Every text in nested lists; nothing of null."""
 	if isinstance(value, str):
 		yield value
-	elif value is not None:
+	elif isinstance(value, list):
 		for item in value:
 			yield from _flatten(item)
 
@@ -842,7 +909,7 @@ def schema(command: str) -> dict[str, Any]:
 		definition.pop("additionalProperties", None)
 		section = definition is not result
 		for key, declared in definition.get("properties", {}).items():
-			for name in ("files", "expects", "split"):
+			for name in ("files", "expects", "split", "per_group"):
 				declared.pop(name, None)
 			if section and key in TOP_LEVEL and not _allows_null(declared):
 				_allow_null(declared)

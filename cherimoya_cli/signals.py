@@ -2,7 +2,8 @@
 
 One conversion for each experiment and one for each control: ``{name}.bw``, or ``{name}.+.bw`` and
 ``{name}.-.bw``; with several experiments ``{name}.0.bw``, ``{name}.1.bw``, ...; controls are
-``{name}.control.bw`` and so on. ``{name}.signals.record.json`` says where the reads went.
+``{name}.control.bw`` and so on, with numbers where there are several. Each group of signals, and its control, may have
+settings of its own. ``{name}.signals.record.json`` says where the reads went.
 """
 
 import os
@@ -14,38 +15,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cherimoya.errors import InputError
-from cherimoya_cli.reads import ReadAccounting, add_counts, count_ends, describe_naming, read_groups
+from cherimoya_cli.reads import Conversion, ReadAccounting, add_counts, conversions, count_ends, describe_naming
 from cherimoya_cli.utils import say, write_json
 
 if TYPE_CHECKING:
 	import numpy as np
 
+	from cherimoya.io.genome import Genome
+
 ENTRIES_AT_ONCE = 1_000_000
 """Positions that are handed to the bigWig writer at a time."""
 
 
-def signal_paths(name: str, n_groups: int, *, unstranded: bool, control: bool = False) -> list[list[str]]:
+def signal_paths(name: str, values: Mapping[str, Any]) -> dict[str, list[list[str]]]:
 	"""The bigWigs of each group of reads.
 
 	Parameters
 	----------
 	name: str
 		Prefix of the run's files.
-	n_groups: int
-		Experiments; with one, its number is left out of the names.
-	unstranded: bool
-		One bigWig a group, rather than one for each strand.
-	control: bool
-		Whether they are controls. Default is False.
+	values: dict
+		signals and controls (reads, grouped as `read_groups` says), and unstranded.
 
 	Returns
 	-------
-	paths: list of lists of str
-		``[["x.+.bw", "x.-.bw"]]`` for one stranded experiment named x.
+	paths: dict
+		For signals and controls, the bigWigs of each entry: ``[["x.+.bw", "x.-.bw"]]`` for one stranded experiment
+		named x. With one entry its number is left out of the names; a group without control has none.
 	"""
-	stem = f"{name}.control" if control else name
-	stems = [stem] if n_groups == 1 else [f"{stem}.{i}" for i in range(n_groups)]
-	return [[f"{s}.bw"] if unstranded else [f"{s}.+.bw", f"{s}.-.bw"] for s in stems]
+	paths: dict[str, list[list[str]]] = {}
+	for kind, found in conversions(values).items():
+		stem = f"{name}.control" if kind == "controls" else name
+		stems = [stem] if len(found) == 1 else [f"{stem}.{i}" for i in range(len(found))]
+		paths[kind] = [
+			([f"{s}.bw"] if part.values["unstranded"] else [f"{s}.+.bw", f"{s}.-.bw"]) if part.files else []
+			for s, part in zip(stems, found, strict=True)
+		]
+	return paths
 
 
 def write_signal(
@@ -94,8 +100,8 @@ def make_signals(settings: Mapping[str, Any]) -> dict[str, Any]:
 	Parameters
 	----------
 	settings: dict
-		name, sequences, signals and controls (reads, grouped as `read_groups` says), unstranded, fragments,
-		pos_shift, neg_shift, scale_factor, read_depth, n_jobs, verbose.
+		name, sequences, chrom_aliases, signals and controls (reads, grouped as `read_groups` says), unstranded,
+		fragments, pos_shift, neg_shift, scale_factor, read_depth (one value for all groups or a list), n_jobs, verbose.
 
 	Returns
 	-------
@@ -110,41 +116,50 @@ def make_signals(settings: Mapping[str, Any]) -> dict[str, Any]:
 	"""
 	from cherimoya.io.genome import Genome
 
-	chrom_sizes = dict(Genome(settings["sequences"]).chrom_sizes)
+	genome = Genome(settings["sequences"], chrom_aliases=settings["chrom_aliases"])
+	paths = signal_paths(settings["name"], settings)
+	record: dict[str, Any] = {"signals": [], "controls": []}
+	for kind, found in conversions(settings).items():
+		for part, outputs in zip(found, paths[kind], strict=True):
+			if part.files:
+				record[kind].append(_convert(part, outputs, genome))
+	return record
+
+
+def _convert(part: Conversion, outputs: Sequence[str], genome: "Genome") -> dict[str, Any]:
+	"""Write the bigWigs of one experiment or control; return the record of where its reads went."""
+	files, values = part
+	chrom_sizes = dict(genome.chrom_sizes)
 	read = partial(
 		count_ends,
 		chrom_sizes=chrom_sizes,
-		stranded=not settings["unstranded"],
-		fragments=settings["fragments"],
-		pos_shift=settings["pos_shift"],
-		neg_shift=settings["neg_shift"],
-		sequences=settings["sequences"],
-		progress=say if settings["verbose"] else None,
+		stranded=not values["unstranded"],
+		fragments=values["fragments"],
+		pos_shift=values["pos_shift"],
+		neg_shift=values["neg_shift"],
+		sequences=values["sequences"],
+		names=genome.names,
+		progress=say if values["verbose"] else None,
 	)
-	record: dict[str, Any] = {"signals": [], "controls": []}
-	for kind in record:
-		groups = read_groups(settings[kind])
-		paths = signal_paths(
-			settings["name"], len(groups), unstranded=settings["unstranded"], control=kind == "controls"
-		)
-		for files, outputs in zip(groups, paths, strict=True):
-			counted = _over_files(read, files, n_jobs=settings["n_jobs"])
-			strands = [add_counts(part) for part in zip(*(counts for counts, _ in counted), strict=True)]
-			accountings = [accounting for _, accounting in counted]
-			for accounting in accountings:
-				for line in accounting.lines():
-					say(line)
-			total = int(sum(values.sum() for strand in strands for _, values in strand.values()))
-			if total == 0:
-				raise InputError(_nothing_left(files, accountings, chrom_sizes))
-			scale = settings["scale_factor"] / (total if settings["read_depth"] else 1)
-			for path, counts in zip(outputs, strands, strict=True):
-				write_signal(path, chrom_sizes, counts, scale=scale)
-			say(f"  -> {', '.join(outputs)}: {total:,} ends counted" + (f", each as {scale:g}" if scale != 1 else ""))
-			record[kind].append(
-				{"files": [a.to_dict() for a in accountings], "outputs": outputs, "ends_counted": total, "scale": scale}
-			)
-	return record
+	counted = _over_files(read, files, n_jobs=values["n_jobs"])
+	strands = [add_counts(part) for part in zip(*(counts for counts, _ in counted), strict=True)]
+	accountings = [accounting for _, accounting in counted]
+	for accounting in accountings:
+		for line in accounting.lines():
+			say(line)
+	total = int(sum(values.sum() for strand in strands for _, values in strand.values()))
+	if total == 0:
+		raise InputError(_nothing_left(files, accountings, chrom_sizes))
+	scale = values["scale_factor"] / (total if values["read_depth"] else 1)
+	for path, counts in zip(outputs, strands, strict=True):
+		write_signal(path, chrom_sizes, counts, scale=scale)
+	say(f"  -> {', '.join(outputs)}: {total:,} ends counted" + (f", each as {scale:g}" if scale != 1 else ""))
+	return {
+		"files": [accounting.to_dict() for accounting in accountings],
+		"outputs": list(outputs),
+		"ends_counted": total,
+		"scale": scale,
+	}
 
 
 def _over_files(read: Any, files: Sequence[str], *, n_jobs: int | None) -> list[tuple[Any, ReadAccounting]]:
@@ -161,7 +176,7 @@ def _nothing_left(files: Sequence[str], accountings: Sequence[ReadAccounting], c
 	"""Why an experiment has no ends to count, in words."""
 	unknown = [chrom for accounting in accountings for chrom in accounting.unknown]
 	table = "\n".join(f"  {line}" for accounting in accountings for line in accounting.lines())
-	naming = f"; {describe_naming(unknown, chrom_sizes)}; rename the chromosomes of one of them" if unknown else ""
+	naming = f"; {describe_naming(unknown, chrom_sizes)}" if unknown else ""
 	return f"{', '.join(files)}: no read can be counted{naming}\n{table}"
 
 

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from cherimoya.io.names import ChromNames
+
 _REGION = re.compile(r"^(?P<chrom>.+):(?P<start>\d[\d,]*)-(?P<end>\d[\d,]*)?$")
 
 
@@ -57,6 +59,20 @@ def shared_places(splits: Mapping[str, Sequence[Place]]) -> list[tuple[str, str,
 				if twin is not None:
 					found.append((a, b, p.text, twin.text))
 					break
+	return found
+
+
+def rename_places(texts: Sequence[str], names: ChromNames) -> list[str]:
+	"""The places with a genome's names of chromosomes; those that cannot be read are left out."""
+	return [names.resolve(place.chrom) + place.text.removeprefix(place.chrom) for place in parse_places(texts)[0]]
+
+
+def shared_problems(splits: Mapping[str, Sequence[str]]) -> list[str]:
+	"""For each two splits that share bases, a sentence on what they share."""
+	found = []
+	for a, b, first, second in shared_places({key: parse_places(places)[0] for key, places in splits.items()}):
+		twin = f"'{first}'" if first == second else f"'{first}' and '{second}'"
+		found.append(f"{a} and {b} share {twin}; a base may be in one split only, so remove it from one of them")
 	return found
 
 

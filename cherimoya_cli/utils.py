@@ -256,20 +256,25 @@ def check_split(settings: "Settings", chrom_sizes: Mapping[str, int] | None = No
 	SettingsError
 		When a part has no chromosome of the genome; the message proposes a split.
 	"""
+	from cherimoya.io.names import ChromNames
 	from cherimoya_cli.settings import SPLITS
-	from cherimoya_cli.splits import split_problems
+	from cherimoya_cli.splits import rename_places, shared_problems, split_problems
 
 	part = getattr(settings, "fit_parameters", settings)
 	fasta = getattr(part, "sequences", None)
 	if not hasattr(part, "training_chroms") or not fasta or getattr(part, "chroms", None):
 		return []
+	sizes = chrom_sizes or chrom_sizes_of(fasta)
+	names = ChromNames(sizes, part.chrom_aliases, source=fasta)
 	splits = {}
 	for key in SPLITS.values():
 		places = getattr(part, key)
 		if places:
 			origin = part.origins[key]
-			splits[origin.key] = (places, origin.kind == "default")
-	problems, notices = split_problems(splits, chrom_sizes or chrom_sizes_of(fasta), fasta)
+			splits[origin.key] = (rename_places(places, names), origin.kind == "default")
+	problems, notices = split_problems(splits, sizes, fasta)
+	if names.active:  # without other names, the settings alone have told what splits share
+		problems += shared_problems({key: places for key, (places, _) in splits.items()})
 	if problems:
 		raise SettingsError(join_problems(f"{settings.source}: {problem}" for problem in problems))
 	return notices

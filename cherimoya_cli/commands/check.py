@@ -244,7 +244,7 @@ def _account(
 	training: bool = False,
 ) -> None:
 	"""Extract the windows of one part, and print the table of what is kept and dropped."""
-	from cherimoya.io import extract_windows, parse_groups
+	from cherimoya.io import Genome, extract_windows, parse_groups
 	from cherimoya.io._files import is_remote
 
 	tracks = {}
@@ -255,7 +255,7 @@ def _account(
 	limits = key == "loci" and tracks["signals"] is not None
 	windows = extract_windows(
 		values[key],
-		values["sequences"],
+		Genome(values["sequences"], chrom_aliases=values["chrom_aliases"]),
 		tracks["signals"],
 		tracks["controls"],
 		in_window=values["in_window"],

@@ -56,13 +56,13 @@ def with_seed(settings: Any) -> Any:
 
 def load(settings: Any) -> Loaded:
 	"""The training and validation loci, accounted for on the terminal, and a model of their shape."""
-	from cherimoya.io import PeakGenerator
+	from cherimoya.io import Genome, PeakGenerator
 
 	check_counts_per_track(settings)
 	training = PeakGenerator(
 		settings.loci,
 		settings.negatives,
-		settings.sequences,
+		Genome(settings.sequences, chrom_aliases=settings.chrom_aliases),
 		settings.signals,
 		settings.controls,
 		chroms=settings.training_chroms,

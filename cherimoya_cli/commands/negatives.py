@@ -94,11 +94,12 @@ def output_path(settings: Any) -> Path:
 
 def compute(settings: Any) -> "Negatives":
 	"""The background loci."""
+	from cherimoya.io.genome import Genome
 	from cherimoya.io.negatives import gc_matched_negatives
 
 	return gc_matched_negatives(
 		settings.loci,
-		settings.sequences,
+		Genome(settings.sequences, chrom_aliases=settings.chrom_aliases),
 		signals=settings.signals,
 		chroms=settings.chroms,
 		exclusion_lists=settings.exclusion_lists,

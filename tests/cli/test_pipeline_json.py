@@ -94,7 +94,7 @@ def test_another_genome_gets_a_split_of_its_own(folder, capsys):
 		(
 			["-i", "a.bam", "-sf", "-1"],
 			2,
-			("preprocessing_parameters.scale_factor must be a number above 0, not -1.0",),
+			("preprocessing_parameters.scale_factor must be a number above 0, or a list", "not -1.0"),
 		),
 		(["-i", "a.bam", "-ps", "four"], 2, ("invalid int value: 'four'",)),
 		([], 2, ("required", "-i")),

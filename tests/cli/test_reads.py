@@ -133,6 +133,7 @@ def convert(folder, fasta, files, **options):
 	values = {
 		"name": str(folder / "x"),
 		"sequences": str(fasta),
+		"chrom_aliases": False,
 		"signals": [str(f) for f in files],
 		"controls": None,
 		"unstranded": False,

@@ -141,9 +141,9 @@ def test_negatives_are_the_same_under_other_names(world):
 
 def test_without_aliases_the_error_names_the_setting(world):
 	bases, paths = world
-	with pytest.raises(InputError, match="loci say 1, MT and the FASTA says chr1, chrM.*set chrom_aliases to true"):
+	with pytest.raises(InputError, match=r"loci say 1, MT and the FASTA says chr1, chrM.*set chrom_aliases to true"):
 		extract_windows(rows("1", "MT"), bases, in_window=60, out_window=40)
-	with pytest.raises(InputError, match="exclusion list says 1 and arrays says chr1, chrM.*set chrom_aliases to true"):
+	with pytest.raises(InputError, match=r"list says 1 and arrays says chr1, chrM.*set chrom_aliases to true"):
 		extract_windows(
 			rows("chr1", "chrM"),
 			bases,
@@ -151,18 +151,18 @@ def test_without_aliases_the_error_names_the_setting(world):
 			out_window=40,
 			exclusion_lists={"chrom": ["1"], "start": [110], "end": [120]},
 		)
-	with pytest.raises(InputError, match="bigWig says 1, MT .*set chrom_aliases to true"):
+	with pytest.raises(InputError, match=r"bigWig says 1, MT .*set chrom_aliases to true"):
 		extract_windows(rows("chr1", "chrM"), bases, paths["ensembl"], in_window=60, out_window=40)
 
 
 def test_a_file_with_both_names_is_refused(tmp_path, make_bed, make_bigwig):
 	genome = Genome({"chr1": "A" * 100}, chrom_aliases=True)
 	path = make_bed(tmp_path / "x.bed", [("1", 5, 9), ("chr1", 5, 9)])
-	with pytest.raises(InputError, match="x.bed: has both '1' and 'chr1'"):
+	with pytest.raises(InputError, match=r"x\.bed: has both '1' and 'chr1'"):
 		read_loci(path).renamed(genome.names)
 	# Each file may have a scheme of its own.
 	files = [make_bed(tmp_path / f"{chrom}.bed", [(chrom, 5, 9)]) for chrom in ("1", "chr1")]
 	assert set(read_loci(files).renamed(genome.names).chroms) == {"chr1"}
 	both = make_bigwig(tmp_path / "x.bw", {"1": 100, "chr1": 100}, {"1": np.ones(9)})
-	with pytest.raises(InputError, match="x.bw: has both '1' and 'chr1'"):
+	with pytest.raises(InputError, match=r"x\.bw: has both '1' and 'chr1'"):
 		Tracks(both, names=genome.names)
