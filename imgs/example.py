@@ -14,9 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cherimoya.errors import InputError
-from cherimoya_cli.report.figures import MODEL, MUTED, OBSERVED, RULE, report_style, smooth, strongest_window
+from cherimoya.plot import MODEL, MUTED, OBSERVED, RULE, draw_logo, smooth, strongest_window
+from cherimoya_cli.report.figures import report_style
 from cherimoya_cli.report.inputs import Attributions, Run, read_run
-from cherimoya_cli.report.logo import draw_logo
 
 SIGMA = 5.0  # bp, of the smoothing of both curves
 LETTERS = 80  # bp drawn as letters

@@ -10,15 +10,26 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cherimoya.errors import missing_extra
-from cherimoya_cli.report.logo import draw_logo
+from cherimoya.plot import (
+	INK,
+	MODEL,
+	MUTED,
+	RULE,
+	draw_logo,
+	draw_profile,
+	draw_training,
+	height_limits,
+	mark_positions,
+	smooth,
+	strongest_window,
+)
+from cherimoya.plot import require_matplotlib as _require_matplotlib
 
 if TYPE_CHECKING:
 	from matplotlib.axes import Axes
 	from matplotlib.figure import Figure
 
-INK, MUTED, RULE = "#1f2933", "#5b6773", "#d5dbe1"
-OBSERVED, MODEL, BASELINE, PAST = "#9aa5b1", "#0b7285", "#c2642d", "#b9c2cb"
+BASELINE, PAST = "#c2642d", "#b9c2cb"
 
 #: Panel sizes in inches; a panel is shown about 1.35 times as large, on a phone as on a desktop.
 PANEL, WIDE = (3.5, 2.7), (4.4, 2.3)
@@ -72,10 +83,7 @@ class Picture(NamedTuple):
 
 def require_matplotlib() -> None:
 	"""Raise MissingExtraError unless matplotlib can be imported."""
-	try:
-		import matplotlib.figure  # noqa: F401
-	except ImportError:
-		raise missing_extra("matplotlib", extra="report", needed_for="the HTML report") from None
+	_require_matplotlib("the HTML report")
 
 
 @contextmanager
@@ -138,22 +146,11 @@ def training_curve(
 	"""One measure over the epochs, with the epoch whose weights were saved."""
 
 	def paint(figure: Figure) -> None:
-		from matplotlib.ticker import MaxNLocator
-
 		ax = _axes(figure, left=0.19)
-		marker = "o" if len(epochs) == 1 else None
-		if training is not None:
-			ax.plot(epochs, training, color=OBSERVED, linestyle=(0, (3, 1.5)), marker=marker, label="training")
-		ax.plot(epochs, validation, color=MODEL, marker=marker, label="validation")
-		if saved is not None:
-			ax.plot(epochs[saved], validation[saved], "o", color=MODEL, markersize=5, label="saved epoch")
+		draw_training(ax, epochs, training, validation, saved=saved)
 		ax.set_xlabel("Epoch")
 		ax.set_ylabel(unit)
 		ax.set_title(title)
-		ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-		ax.yaxis.set_major_locator(MaxNLocator(5))
-		ax.yaxis.grid(True, color=RULE, linewidth=0.5)
-		ax.set_axisbelow(True)
 		ax.legend(loc="best")
 
 	best = validation[saved] if saved is not None else validation[-1]
@@ -312,56 +309,23 @@ def gc_histogram(edges: np.ndarray, loci: np.ndarray, background: np.ndarray) ->
 # ---------------------------------------------------------------------------------------------- profiles
 
 
-def smooth(values: np.ndarray, sigma: float) -> np.ndarray:
-	"""Gaussian smoothing along the last axis, (C, L) -> (C, L); zero outside. ``sigma`` 0 changes nothing."""
-	if sigma <= 0:
-		return values
-	reach = int(4 * sigma)
-	kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-	kernel /= kernel.sum()
-	length = values.shape[-1]
-	return np.stack([np.convolve(row, kernel)[reach : reach + length] for row in values])
-
-
 def profile(
 	observed: np.ndarray, predicted: np.ndarray, *, title: str, label: str, sigma: float, pearson: float | None
 ) -> Picture:
 	"""Observed and predicted reads at one locus, (C, L) each; a second strand is drawn below 0."""
 	shown, expected = smooth(observed, sigma), smooth(predicted, sigma)
-	n_channels, length = observed.shape
-	x = np.arange(length) - length // 2
-	signs = (1, -1) if n_channels == 2 else (1,) * n_channels
+	length = observed.shape[1]
 
 	def paint(figure: Figure) -> None:
-		from matplotlib.ticker import FuncFormatter, MaxNLocator
+		from matplotlib.ticker import MaxNLocator
 
 		ax = _axes(figure, bottom=0.16, top=0.87, left=0.17)
-		for channel, sign in enumerate(signs):
-			first = channel == 0
-			ax.fill_between(
-				x,
-				sign * shown[channel],
-				0,
-				step="mid",
-				color=OBSERVED,
-				linewidth=0,
-				alpha=0.75,
-				label="observed" if first else None,
-			)
-			ax.plot(x, sign * expected[channel], color=MODEL, linewidth=1.1, label="predicted" if first else None)
-		if n_channels == 2:
-			ax.axhline(0, color=MUTED, linewidth=0.6)
-			for y, strand in ((0.97, "+ strand"), (0.03, "− strand")):
-				at = "top" if strand.startswith("+") else "bottom"
-				ax.text(0.02, y, strand, transform=ax.transAxes, color=MUTED, fontsize=7, va=at)
-		top = max(float(shown.max()), float(expected.max()), 1e-9)
-		ax.set_ylim(-1.22 * top if n_channels == 2 else 0, 1.22 * top)
+		x = np.arange(length) - length // 2
+		draw_profile(ax, x, shown, expected)
 		ax.set_xlim(x[0], x[-1])
 		ax.set_xlabel("Position from the window's centre (bp)")
 		ax.set_ylabel("Reads per bp")
 		ax.xaxis.set_major_locator(MaxNLocator(5))
-		ax.yaxis.set_major_locator(MaxNLocator(4))
-		ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{abs(v):g}"))
 		ax.set_title(title)
 		ax.legend(loc="upper right", ncols=2, borderaxespad=0, columnspacing=1.0, handletextpad=0.5)
 
@@ -374,21 +338,6 @@ def profile(
 
 
 # ---------------------------------------------------------------------------------------------- contributions
-
-
-def strongest_window(contributions: np.ndarray, width: int) -> int:
-	"""The start of the stretch of ``width`` positions with the largest sum of absolute contributions, (W,) -> int.
-
-	The stretch is then moved so that what it holds stands in its middle, as far as the window allows.
-	"""
-	width = min(width, len(contributions))
-	heights = np.abs(contributions)
-	at = int(np.convolve(heights, np.ones(width), mode="valid").argmax())
-	inside = heights[at : at + width] ** 2  # squares: the tall letters decide, not the noise around them
-	if inside.sum() > 0:
-		centre = at + float(inside @ np.arange(width)) / float(inside.sum()) + 0.5
-		at = round(centre - width / 2)
-	return min(max(at, 0), len(contributions) - width)
 
 
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -428,8 +377,6 @@ def contribution_logo(
 	place = f"{chrom}:{start + at:,}–{start + at + width:,}"
 
 	def paint(figure: Figure) -> None:
-		from matplotlib.ticker import MaxNLocator
-
 		above = figure.add_axes((0.135, 0.755, 0.85, 0.13))
 		above.axvspan(at, at + width, color="#e3f1f3", linewidth=0)
 		above.fill_between(np.arange(length) + 0.5, contributions, 0, step="mid", color=MODEL, linewidth=0)
@@ -442,17 +389,11 @@ def contribution_logo(
 		above.set_title(f"{chrom}:{start:,}–{start + length:,} ({length} bp)", pad=4)
 		ax = figure.add_axes((0.135, 0.2, 0.85, 0.5))
 		heights = contributions[zoom]
-		draw_logo(ax, one_hot[:, zoom], heights, start=at)
+		draw_logo(ax, one_hot[:, zoom], heights, start=start + at)
 		ax.axhline(0, color=MUTED, linewidth=0.6)
-		ax.set_xlim(at, at + width)
-		low, high = min(float(heights.min()), 0.0), max(float(heights.max()), 0.0)
-		margin = 0.06 * max(high - low, 1e-9)
-		ax.set_ylim(low - margin if low < 0 else 0.0, high + margin)
-		ticks = [t for t in range(at + 2, at + width - 2) if (start + t) % 10 == 0]  # labels clear of the edges
-		every = max(1, -(-len(ticks) // 5))
-		ticks = ticks[::every]
-		ax.set_xticks([t + 0.5 for t in ticks], [f"{start + t:,}" for t in ticks])
-		ax.yaxis.set_major_locator(MaxNLocator(3))
+		ax.set_xlim(start + at, start + at + width)
+		ax.set_ylim(*height_limits(heights))
+		mark_positions(ax, start + at, start + at + width)
 		ax.set_ylabel(unit)
 		ax.set_xlabel(f"Position on {chrom} (bp)")
 

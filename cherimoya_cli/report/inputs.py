@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cherimoya.errors import InputError, join_problems
+from cherimoya.plot import read_log
 
 #: The splits that ``evaluate`` measures: their key, and the stem of their files after the run's name.
 SPLIT_STEMS = {"test": ".test", "validation": ""}
@@ -213,7 +214,7 @@ def read_run(name: str) -> Run:
 			return None
 
 	fit_record = attempt(_read_json, ".fit.record.json")
-	log = attempt(_read_log, ".log")
+	log = attempt(read_log, ".log")
 	evaluations = {}
 	for split, stem in SPLIT_STEMS.items():
 		rows = attempt(_read_table, f"{stem}.performance.tsv")
@@ -295,23 +296,6 @@ def _read_table(path: Path) -> list[dict[str, float]]:
 	return [
 		{key: _number(value) for key, value in row.items() if key not in ("group", "name", "split")} for row in rows
 	]
-
-
-def _read_log(path: Path) -> dict[str, np.ndarray]:
-	"""The columns of a training log; ``Saved?`` as booleans. A last line cut short by a kill is left out."""
-	with path.open(encoding="utf-8", newline="") as file:
-		lines = [line.rstrip("\n").split("\t") for line in file if line.strip()]
-	if not lines:
-		raise ValueError("empty")
-	header, rows = lines[0], [line for line in lines[1:] if len(line) == len(lines[0])]
-	columns: dict[str, np.ndarray] = {}
-	for i, key in enumerate(header):
-		texts = [row[i] for row in rows]
-		saved = key == "Saved?"
-		columns[key] = np.array(
-			[t.strip() in ("True", "1", "yes") for t in texts] if saved else [_number(t) for t in texts]
-		)
-	return columns
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,7 @@ import pytest
 from cherimoya.errors import InputError, MissingExtraError
 from cherimoya_cli.report import write_report
 from cherimoya_cli.report.__main__ import main
-from cherimoya_cli.report.figures import smooth, strongest_window
 from cherimoya_cli.report.inputs import NOT_SELECTED, Accounting, Evaluation, Run, read_run
-from cherimoya_cli.report.logo import COLORS, draw_logo
 from cherimoya_cli.report.page import duration, number, pick_apart, size, smoothing
 from cherimoya_cli.report.verdict import Comparison, compare, judge, two_decimals
 
@@ -613,68 +610,11 @@ def test_bar_adds_up_to_the_loci_given(full_page):
 # ------------------------------------------------------------------------------------------ figures
 
 
-def letter_boxes(ax) -> list[tuple[str, float, float, float, float]]:
-	"""(colour, x0, y0, x1, y1) of every letter drawn, left to right."""
-	from matplotlib.path import Path as MplPath
-
-	boxes = []
-	for patch in ax.patches:
-		codes, vertices = patch.get_path().codes, patch.get_path().vertices
-		for a, b in pairwise([*np.flatnonzero(codes == MplPath.MOVETO), len(codes)]):
-			extents = MplPath(vertices[a:b], codes[a:b]).get_extents()
-			boxes.append((patch.get_facecolor(), *(float(v) for v in extents.extents)))
-	return sorted(boxes, key=lambda b: b[1])
-
-
-def test_logo_draws_each_letter_in_its_place():
-	from matplotlib.colors import to_rgba
-	from matplotlib.figure import Figure
-
-	ax = Figure().add_axes((0, 0, 1, 1))
-	sequence, heights = "TCNTC", np.array([1.5, -0.5, 3.0, 0.0, 0.25])  # letters of a single outline each
-	one_hot = np.array([[letter == base for letter in sequence] for base in "ACGT"], dtype=np.int8)
-	draw_logo(ax, one_hot, heights, start=100, gap=0.1)
-	expected = [("T", 100, 0, 1.5), ("C", 101, -0.5, 0), ("C", 104, 0, 0.25)]  # an N and a height of 0 draw nothing
-	boxes = letter_boxes(ax)
-	assert len(boxes) == len(expected)
-	for (color, x0, y0, x1, y1), (letter, at, low, high) in zip(boxes, expected, strict=True):
-		assert color == to_rgba(COLORS[letter])
-		assert (x0, y0, x1, y1) == pytest.approx((at + 0.1, low, at + 0.9, high))
-
-
-@pytest.mark.parametrize(
-	("length", "peak", "width", "start"),
-	[
-		pytest.param(100, 50, 21, 40, id="middle"),
-		pytest.param(100, 2, 20, 0, id="left-edge"),
-		pytest.param(100, 98, 20, 80, id="right-edge"),
-		pytest.param(10, 5, 50, 0, id="window-wider-than-the-locus"),
-	],
-)
-def test_strongest_window_is_centred_on_its_letters(length, peak, width, start):
-	heights = np.full(length, 1e-6)
-	heights[peak] = -2.0
-	assert strongest_window(heights, width) == start
-
-
-def test_strongest_window_of_nothing():
-	assert strongest_window(np.zeros(30), 10) == 0
-
-
 def test_logos_are_of_loci_that_do_not_overlap():
 	strength = np.array([5.0, 4.0, 3.0, 2.0, 1.0])
 	chroms, starts = ["chr1", "chr1", "chr2", "chr1", "chr1"], np.array([1000, 1399, 1000, 1400, 601])
 	assert pick_apart(strength, chroms, starts, 400, 3) == [0, 2, 3]
 	assert pick_apart(strength, chroms, starts, 400, 9) == [0, 2, 3]
-
-
-def test_smoothing_keeps_the_reads():
-	values = np.zeros((2, 201))
-	values[0, 100], values[1, 60] = 3.0, 5.0
-	smoothed = smooth(values, 5.0)
-	assert smoothed.sum(axis=1) == pytest.approx([3, 5])
-	assert smoothed.argmax(axis=1).tolist() == [100, 60]
-	assert smooth(values, 0.0) is values
 
 
 def test_figures_leave_matplotlib_as_it_was():
