@@ -185,12 +185,13 @@ def test_matching_takes_own_tiles_first_and_as_many_as_it_can(bins, target, seed
 	[
 		([9, 9, 0, 9, 9], [0, 0, 6, 0, 0], [0, 3, 0, 3, 0]),
 		([9, 9, 0, 9, 9], [0, 0, 5, 0, 0], [0, 3, 0, 2, 0]),
-		([9, 1, 0, 9, 9], [0, 0, 6, 0, 0], [0, 1, 0, 5, 0]),
+		([9, 1, 0, 9, 9], [0, 0, 6, 0, 0], [2, 1, 0, 3, 0]),
+		([1, 1, 0, 9, 9], [0, 0, 6, 0, 0], [1, 1, 0, 4, 0]),
 		([9, 1, 0, 2, 9], [0, 0, 6, 0, 0], [2, 1, 0, 2, 1]),
 		([0, 9, 9, 9, 9], [4, 0, 0, 0, 0], [0, 4, 0, 0, 0]),
 		([2, 2, 2, 2, 2], [9, 9, 9, 9, 9], [2, 2, 2, 2, 2]),
 	],
-	ids=["both sides", "odd", "one side is short", "further away", "at the edge", "all"],
+	ids=["both sides", "odd", "further below", "one side is short", "further away", "at the edge", "all"],
 )
 def test_a_short_bin_borrows_from_the_nearest_on_both_sides(have, target, expected):
 	bins = np.repeat(np.arange(5), have)
