@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -196,7 +196,8 @@ def into_files(
 			final[name] = (dtype, (int(kept.sum()), *shape[1:]))
 	_merge(folder, parts, chunks, kept, final)
 	if totals is not None:
-		np.save(folder / "totals.npy", totals)
+		with open(folder / "totals.npy", "wb") as file:
+			_save(file, totals)
 	shutil.rmtree(parts)
 	return {name: str(dtype) for name, (dtype, _) in final.items()}
 
@@ -262,7 +263,7 @@ def _write_chunk(sources: Request, folder: str, task: tuple[str, np.ndarray, int
 	with open(_part_path(folder, task[2]), "wb") as file:
 		for array in part.arrays:
 			if array is not None:
-				np.save(file, array)
+				_save(file, array)
 	return Part(Arrays(*(None if a is None else a.dtype for a in part.arrays)), part.totals)
 
 
@@ -305,6 +306,18 @@ def _shown(results: Iterable[tuple[int, Any]], chunks: Sequence[np.ndarray], bar
 # ---- files ----------------------------------------------------------------------------------------------------------
 
 
+def _save(file: BinaryIO, array: np.ndarray) -> None:
+	"""Write an array as .npy; unlike numpy's own writer, this one tells a full disk by its error number."""
+	_write_header(file, array.dtype, array.shape)
+	file.write(memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b"")
+
+
+def _write_header(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+	"""Write the header of a .npy file."""
+	header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+	np.lib.format.write_array_header_1_0(file, header)
+
+
 def _merge(
 	folder: Path,
 	parts: Path,
@@ -336,9 +349,8 @@ class _Rows:
 
 	def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
 		self.dtype, self.row_bytes = dtype, int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-		header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
 		with open(path, "wb") as file:
-			np.lib.format.write_array_header_1_0(file, header)
+			_write_header(file, dtype, shape)
 			self.start = file.tell()
 			file.truncate(self.start + shape[0] * self.row_bytes)
 		self.file = os.open(path, os.O_WRONLY)
