@@ -44,6 +44,12 @@ class ToolError(CherimoyaError, RuntimeError):
 	exit_code = 4
 
 
+class Interrupted(CherimoyaError, RuntimeError):
+	"""Work was asked to stop, and did so in a way that it can be gone on with (exit code 130 or 143)."""
+
+	exit_code = 130
+
+
 def join_problems(problems: Iterable[str]) -> str:
 	"""One message out of several: a single problem as it is, more of them as a numbered list."""
 	problems = list(problems)

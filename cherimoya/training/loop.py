@@ -1,12 +1,12 @@
-"""The training loop: batches in, the best averaged weights and a log out."""
+"""The training loop: batches in; the best averaged weights, a log, and a state to go on from out."""
 
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,20 +15,16 @@ from pydantic import ValidationError
 from torch import nn
 from tqdm import tqdm
 
-from cherimoya.ema import EMA
-from cherimoya.errors import InputError, SettingsError, ToolError, join_problems
-from cherimoya.losses import _mixture_loss
-from cherimoya.training.evaluation import Examples, count_measures, group_counts, profile_measures
-from cherimoya.training.monitor import (
-	Logs,
-	Pace,
-	epoch_line,
-	non_finite_message,
-	non_finite_validation_message,
-	opening,
-)
-from cherimoya.training.optimizers import build_optimizers, build_schedulers, planned_epochs
+from cherimoya.checkpoint import save_checkpoint
+from cherimoya.errors import CherimoyaError, InputError, Interrupted, SettingsError, join_problems
+from cherimoya.training import state as states
+from cherimoya.training.evaluation import Examples
+from cherimoya.training.monitor import Board, Logs, Pace, epoch_line, opening, summary_writer
+from cherimoya.training.optimizers import planned_epochs
 from cherimoya.training.options import TrainingOptions
+from cherimoya.training.state import Progress, Resume
+from cherimoya.training.trainer import StopAsked, Trainer
+from cherimoya.training.transfer import freeze
 
 if TYPE_CHECKING:
 	from cherimoya.io import Windows
@@ -40,8 +36,6 @@ _SCORES = {
 	"count_mse": ("Validation Count MSE", -1.0),
 	"loss": ("Validation Loss", -1.0),
 }
-
-_FREEZE_BELOW = 1.0
 
 
 class History(NamedTuple):
@@ -56,13 +50,15 @@ class History(NamedTuple):
 	best_score: float
 		Its value of the measure that ``select_on`` names, as the log shows it.
 	seconds: float
-		Wall time of the whole run.
+		Wall time of the whole run, that of earlier processes which it went on from included.
 	n_steps: int
 		Optimizer steps taken.
 	stopped_early: bool
 		Whether ``early_stopping`` ended the run before its last planned epoch.
 	paths: dict of str to str
-		The files written: ``best``, ``final``, ``log``, ``detailed_log``.
+		The files written: ``best``, ``final``, ``log``, ``detailed_log``, ``checkpoint``.
+	resumed_at: int or None
+		The epoch that this call went on from; None if it began anew.
 	"""
 
 	rows: list[dict[str, Any]]
@@ -72,80 +68,7 @@ class History(NamedTuple):
 	n_steps: int
 	stopped_early: bool
 	paths: dict[str, str]
-
-
-def training_loss(
-	profile: torch.Tensor,
-	count: torch.Tensor,
-	lw0: torch.Tensor,
-	lw1: torch.Tensor,
-	*,
-	loss_weights: tuple[float, float] | None = None,
-	frozen: bool = False,
-) -> torch.Tensor:
-	"""One number to minimise out of the profile and count losses of each group.
-
-	With learned weights, ``w0 = 1 / (2 lw0^2)`` and ``w1 = 1 / (2 lw1^2)``:
-	``sum(w0 * profile) + sum(w1 * count) + sum(log(lw0)^2) + sum(log(lw1)^2)``. The squared logarithms
-	keep both weights positive and the loss bounded below. They disappear once the weights are frozen.
-	With fixed weights: ``sum(loss_weights[0] * profile) + sum(loss_weights[1] * count)``.
-
-	Parameters
-	----------
-	profile, count: torch.Tensor, shape=(G,)
-		The two results of `cherimoya.losses._mixture_loss`.
-	lw0, lw1: torch.Tensor, shape=(G,)
-		The model's learned weights.
-	loss_weights: tuple of float or None
-		Fixed weights of the two losses. Default None: learned.
-	frozen: bool
-		Whether `lw0` and `lw1` are constants by now. Default False.
-
-	Returns
-	-------
-	loss: torch.Tensor, shape=()
-
-	References
-	----------
-	Kendall, Gal and Cipolla, "Multi-task learning using uncertainty to weigh losses", CVPR 2018,
-	equation 10, with a squared logarithm as the regulariser.
-	"""
-	if loss_weights is not None:
-		return loss_weights[0] * profile.sum() + loss_weights[1] * count.sum()
-	loss = (profile / (2 * lw0**2)).sum() + (count / (2 * lw1**2)).sum()
-	if frozen:
-		return loss
-	return loss + (torch.log(lw0) ** 2).sum() + (torch.log(lw1) ** 2).sum()
-
-
-def validation_loss(
-	profile: torch.Tensor, count: torch.Tensor, *, loss_weights: tuple[float, float] | None = None
-) -> torch.Tensor:
-	"""One number to compare epochs by, which does not depend on what the loss weights have become.
-
-	The training loss with learned weights falls as the weights adapt, however little the model improves. Minimised
-	over a weight w, ``loss / (2 w^2) + log(w)`` is ``log(loss) / 2`` and a constant, so epochs are compared by
-	``sum(log(profile)) + sum(log(count))``; with fixed weights by their weighted sum, as in training.
-
-	Parameters
-	----------
-	profile, count: torch.Tensor, shape=(G,)
-		The validation losses of each group.
-	loss_weights: tuple of float or None
-		Fixed weights of the two losses. Default None: learned.
-
-	Returns
-	-------
-	loss: torch.Tensor, shape=()
-
-	References
-	----------
-	Kendall, Gal and Cipolla, "Multi-task learning using uncertainty to weigh losses", CVPR 2018, equation 7.
-	"""
-	if loss_weights is not None:
-		return loss_weights[0] * profile.sum() + loss_weights[1] * count.sum()
-	least = torch.finfo(torch.float32).tiny
-	return profile.clamp_min(least).log().sum() + count.clamp_min(least).log().sum()
+	resumed_at: int | None = None
 
 
 def fit(
@@ -161,6 +84,10 @@ def fit(
 	signal_groups: Sequence[int] | None = None,
 	progress: Callable[[str], None] | None = None,
 	bar: bool = False,
+	resume: Resume = False,
+	identity: Mapping[str, Any] | None = None,
+	stop: Callable[[], bool] | None = None,
+	tensorboard: str | os.PathLike | None = None,
 	**overrides: Any,
 ) -> History:
 	"""Train a model, keeping the averaged weights that do best on the validation loci.
@@ -171,6 +98,11 @@ def fit(
 	logs. Once the mean absolute gradient of ``lw0`` at the last step of an epoch is below 1, ``lw0`` and
 	``lw1`` are frozen. On one CPU and a fixed number of threads, equal inputs give equal bits. The global
 	random state is neither read nor moved (the examples' randomness is that of `training_data`).
+
+	At the end of each epoch, and when `stop` says so, all that the rest of the run depends on is written to
+	``{name}.checkpoint``. A run that goes on from there, on the CPU with the same number of threads, ends with the bits
+	of one that was never interrupted. That asks of `training_data` that it can be told the epoch (as the loaders of
+	`cherimoya.io.PeakGenerator` can), or that it draws from generators of its own and keeps no workers between epochs.
 
 	Parameters
 	----------
@@ -198,6 +130,17 @@ def fit(
 		epoch. Default None: silence.
 	bar: bool
 		Whether to draw a progress bar of each epoch on stderr. Default False.
+	resume: bool or "auto"
+		What to do with the ``{name}.checkpoint`` that is there. False (default): begin anew. "auto": go on from it if
+		it is of this very run, and begin anew if not; a run that had ended is not trained again. True: go on from it,
+		or fail if it is of another run; `max_epochs`, `min_total_steps`, `early_stopping` and `gradient_accumulation`
+		may be others than they were.
+	identity: mapping or None
+		Further plain values that a run must share to be the same, such as the settings of its data. Default None.
+	stop: callable or None
+		Asked after each step; once it returns True the state is written, and `Interrupted` raised. Default None.
+	tensorboard: str, path or None
+		A folder for TensorBoard's curves. Default None: none.
 	**overrides
 		Fields of `TrainingOptions` that replace those of `options`.
 
@@ -210,258 +153,232 @@ def fit(
 	SettingsError
 		An option is unknown or out of range, or the groups are not the model's.
 	InputError
-		The data do not fit the model, there are none, or the output folder cannot be written to.
+		The data do not fit the model, there are none, a file cannot be written, or with ``resume=True`` the checkpoint
+		is of another run.
+	MissingExtraError
+		`tensorboard` is given, and that package is not installed.
+	Interrupted
+		`stop` returned True; the message says from where the run can go on.
 	ToolError
 		The loss was not finite. The message names the step and its examples; the best weights so far
-		stay in ``{name}.torch``.
+		stay in ``{name}.torch``, and the state after the last good epoch in ``{name}.checkpoint``.
 	"""
 	started = time.monotonic()
 	options = _resolve_options(options, overrides)
 	device = torch.device(device)
 	_check_groups(model, signal_groups)
+	if tensorboard is not None:
+		summary_writer()
 	examples = Examples.of(validation)
 	steps_per_epoch = _count_batches(training_data)
 	paths = _output_paths(model.name if name is None else name)
 	_check_examples(model, examples)
-
 	n_epochs = planned_epochs(options, steps_per_epoch)
-	trainable = [parameter.requires_grad for parameter in model.parameters()]
-	model.to(device)
-	trainer = _Trainer(model, options, device)
-	trainer.prepare(optimizers, schedulers, n_epochs=n_epochs, steps_per_epoch=steps_per_epoch)
 	say = progress if progress is not None else (lambda text: None)
-	say(opening(model, device, options, n_epochs, steps_per_epoch, len(examples)))
-	pace = Pace(
-		say, n_epochs=n_epochs, steps_per_epoch=steps_per_epoch, n_validation_steps=_n_batches(examples, options)
-	)
+	whole = states.identity(model, options, training_data, examples, identity)
+	found = states.find(paths["checkpoint"], whole, states.environment(device), resume, n_epochs=n_epochs)
+	for notice in found.notices:
+		say(notice)
+
+	trainable = [parameter.requires_grad for parameter in model.parameters()]
 	try:
-		history = _epochs(trainer, training_data, examples, paths, pace, say, n_epochs=n_epochs, bar=bar)
+		freeze(model, options.freeze)
+		model.to(device)
+		trainer = Trainer(model, options, device)
+		trainer.prepare(optimizers, schedulers, n_epochs=n_epochs, steps_per_epoch=steps_per_epoch)
+		run = _Run(trainer, training_data, examples, paths, whole, n_epochs, say, started=started)
+		say(opening(model, device, options, n_epochs, steps_per_epoch, len(examples)))
+		if found.state is not None:
+			run.restore(found.state, own_schedules=schedulers is None)
+		run.pace = Pace(
+			say,
+			n_epochs=n_epochs,
+			steps_per_epoch=steps_per_epoch,
+			n_validation_steps=_n_batches(examples, options),
+			every=None if bar else 60.0,
+		)
+		return run.to_the_end(stop or (lambda: False), tensorboard, bar=bar)
 	finally:
 		for parameter, flag in zip(model.parameters(), trainable, strict=True):
 			parameter.requires_grad_(flag)
-	return history._replace(seconds=time.monotonic() - started)
-
-
-def _epochs(
-	trainer: "_Trainer",
-	loader: Iterable,
-	examples: Examples,
-	paths: dict[str, str],
-	pace: "Pace",
-	say: Callable[[str], None],
-	*,
-	n_epochs: int,
-	bar: bool,
-) -> History:
-	"""Train, validate, keep the best and log, epoch after epoch; leaves the best weights in the model."""
-	model, options = trainer.model, trainer.options
-	column, sign = _SCORES[options.select_on]
-	logs = Logs(paths, model.n_groups)
-	rows: list[dict[str, Any]] = []
-	best_score, best_epoch, best_state = -math.inf, 0, {}
-	for epoch in range(n_epochs):
-		trained = trainer.train_epoch(_batches(loader, epoch, bar=bar), loader, epoch, pace)
-		trainer.ema.apply_shadow(model)
-		try:
-			validated = trainer.validate(examples, epoch)
-			score = sign * validated[column]
-			saved = score > best_score or not best_state
-			if saved:
-				best_score, best_epoch = (score if math.isfinite(score) else -math.inf), epoch
-				best_state = {key: value.detach().clone() for key, value in model.state_dict().items()}
-				model.save(paths["best"])
-			if epoch == n_epochs - 1 or _is_over(options, epoch, best_epoch):
-				model.save(paths["final"])
-		finally:
-			trainer.ema.restore(model)
-		row = {"Epoch": epoch, "Iteration": trainer.n_steps, **trained, **validated, "Saved?": saved}
-		rows.append(logs.write(row))
-		say(epoch_line(row, n_epochs, options.select_on))
-		if _is_over(options, epoch, best_epoch):
-			break
-	model.load_state_dict(best_state)
-	model.eval()
-	stopped = len(rows) < n_epochs
-	if stopped:
-		say(
-			f"stopped early: {options.early_stopping} epochs without a better {options.select_on}; "
-			f"the best was epoch {best_epoch}"
-		)
-	value = rows[best_epoch][column] if column in rows[best_epoch] else -best_score
-	return History(rows, best_epoch, value, 0.0, trainer.n_steps, stopped, paths)
 
 
 @dataclass
-class _Trainer:
-	"""A model with what changes it: optimizers, schedules, average, and the state of the loss weights."""
+class _Run:
+	"""A training run with its files; whatever is written is written here.
 
-	model: nn.Module
-	options: TrainingOptions
-	device: torch.device
-	n_steps: int = 0
-	frozen: bool = False
-	optimizers: tuple[torch.optim.Optimizer, ...] = ()
-	schedulers: tuple[torch.optim.lr_scheduler.LRScheduler, ...] = ()
-	ema: EMA = field(init=False)
-	scaler: torch.amp.GradScaler = field(init=False)
+	Attributes
+	----------
+	trainer: Trainer
+	loader: torch.utils.data.DataLoader
+	examples: Examples
+		To validate on.
+	paths: dict of str to str
+		The files.
+	identity: dict
+		See `cherimoya.training.state.identity`.
+	n_epochs: int
+		Planned.
+	say: callable
+		Takes a line for the user.
+	started: float
+		When this process began, by `time.monotonic`.
+	progress: Progress
+	random_states: list of torch.Tensor
+		Of the loader, as the epoch under way began.
+	resumed_at: int or None
+		The epoch that this process went on from.
+	"""
 
-	def prepare(
-		self,
-		optimizers: Sequence[torch.optim.Optimizer] | None,
-		schedulers: Sequence[torch.optim.lr_scheduler.LRScheduler] | None,
-		*,
-		n_epochs: int,
-		steps_per_epoch: int,
-	) -> None:
-		"""Build what was not given."""
-		if self.options.loss_weights is not None:
-			self._freeze()
-		self.optimizers = build_optimizers(self.model, self.options) if optimizers is None else tuple(optimizers)
-		if schedulers is None:
-			schedulers = build_schedulers(
-				self.optimizers, self.options, n_epochs=n_epochs, steps_per_epoch=steps_per_epoch
+	trainer: Trainer
+	loader: Iterable
+	examples: Examples
+	paths: dict[str, str]
+	identity: dict[str, Any]
+	n_epochs: int
+	say: Callable[[str], None]
+	started: float
+	progress: Progress = field(default_factory=Progress)
+	random_states: list[torch.Tensor] = field(default_factory=list)
+	resumed_at: int | None = None
+	seconds_before: float = 0.0
+	pace: Pace = field(init=False)
+
+	def restore(self, state: dict[str, Any], *, own_schedules: bool) -> None:
+		"""Go on from a state; InputError if it does not fit after all."""
+		path = self.paths["checkpoint"]
+		self.trainer.load_state_dict(state["trainer"], path)
+		if own_schedules and state["n_epochs"] != self.n_epochs:
+			self.trainer.reschedule()
+		self.progress = Progress.of(state["progress"])
+		self.resumed_at, self.seconds_before = self.progress.epoch, self.progress.seconds
+		states.set_random_states(self.loader, state["random_states"])
+		best = self.progress.best_state
+		if best:
+			# A process that was killed may have replaced it after this state was written.
+			save_checkpoint(self.paths["best"], self.trainer.model.config, best)
+		if not self.is_over():
+			self.say(f"resuming from {self.progress.describe()} ({path})")
+
+	def to_the_end(self, stop: Callable[[], bool], tensorboard: str | os.PathLike | None, *, bar: bool) -> History:
+		"""Train, validate, keep the best and log, epoch after epoch; leaves the best weights in the model."""
+		progress = self.progress
+		states.remove_leftovers(self.paths.values())
+		logs = Logs(self.paths, self.trainer.model.n_groups, progress.rows)
+		board = None if tensorboard is None else Board(tensorboard, progress.epoch)
+		if self.is_over():
+			self.say(
+				f"{self.paths['checkpoint']} is of this run, which ended after epoch {progress.epoch - 1}: there is "
+				"nothing to train (resume: false trains anew)"
 			)
-		self.schedulers = tuple(schedulers)
-		self.ema = EMA(self.model, decay=self.options.ema_decay)
-		# Only 16-bit floats have too small an exponent for gradients.
-		self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.options.dtype == "float16")
+			self._save_averaged("final")
+		else:
+			self.random_states = states.random_states(self.loader)
+			self.save()  # so that a folder that cannot be written is found now, and the seed is known if this is killed
+		try:
+			while not self.is_over():
+				self._epoch(logs, board, stop, bar=bar)
+		except StopAsked:
+			self.save()
+			raise self._interrupted(progress.describe()) from None
+		except RuntimeError as error:
+			# Signals that end this process often end those that prepare its batches first, which torch reports so.
+			if isinstance(error, CherimoyaError) or not stop():
+				raise
+			raise self._interrupted("its last epoch that ended") from error
+		finally:
+			if board is not None:
+				board.close()
+		return self._history()
 
-	def autocast(self) -> AbstractContextManager:
-		"""The precision of the forward pass."""
-		if self.options.dtype == "float32":
-			return nullcontext()
-		return torch.autocast(self.device.type, dtype=getattr(torch, self.options.dtype))
-
-	def train_epoch(self, batches: Iterator, loader: Iterable, epoch: int, pace: "Pace") -> dict[str, float]:
-		"""Step through the batches of an epoch; the columns of the log about training, means over its examples."""
-		began = time.monotonic()
-		self.model.train()
-		sums = torch.zeros(2, dtype=torch.float64)
-		n_peaks = n_examples = 0
-		for index, batch in enumerate(batches):
-			tensors = [tensor.to(self.device, non_blocking=True) for tensor in batch]
-			losses, labels = self._losses(tensors)
-			if not all(math.isfinite(x) for x in losses.tolist()):
-				suspects = self._suspects(tensors)
-				raise ToolError(non_finite_message(loader, epoch, index, self.n_steps, losses.tolist(), suspects))
-			self._step()
-			peaks, n = int((labels == 1).sum()), len(labels)
-			n_peaks, n_examples = n_peaks + peaks, n_examples + n
-			sums += losses[1:].double() * torch.tensor([peaks, n], dtype=torch.float64)
-			pace.step()
-		self._freeze_if_flat()
-		return {
-			"Training Time": time.monotonic() - began,
-			"Training MNLL": float(sums[0]) / n_peaks if n_peaks else math.nan,
-			"Training Count MSE": float(sums[1]) / n_examples,
-		}
-
-	def _losses(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-		"""Forward and backward; (training loss, profile loss, count loss) as means over groups, and the labels."""
-		X, *X_ctl, y, labels = tensors
-		for optimizer in self.optimizers:
-			optimizer.zero_grad(set_to_none=True)
-		with self.autocast():
-			logits, log_counts = self.model(X, *X_ctl)
-		profile, count = _mixture_loss(
-			y.float(), logits.float(), log_counts.float(), labels=labels, signal_groups=self.model.signal_groups
-		)
-		loss = self._loss(profile, count)
-		values = torch.stack([loss.detach(), profile.detach().mean(), count.detach().mean()]).cpu()
-		if bool(torch.isfinite(values).all()):
-			self.scaler.scale(loss).backward()
-		return values, labels.cpu()
-
-	@torch.no_grad()
-	def _suspects(self, tensors: list[torch.Tensor]) -> list[int]:
-		"""The examples of a batch that are not finite, or whose predictions are not; all of them if none is."""
-		X, *X_ctl, y, _ = tensors
-		with self.autocast():
-			outputs = self.model(X, *X_ctl)
-		bad = ~_all_finite(X, *X_ctl, y, *outputs)
-		return torch.nonzero(bad).flatten().tolist() or list(range(len(y)))
-
-	def _loss(self, profile: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-		"""The training loss with the present loss weights."""
-		return training_loss(
-			profile,
-			count,
-			self.model.lw0,
-			self.model.lw1,
-			loss_weights=self.options.loss_weights,
-			frozen=self.frozen,
+	def is_over(self) -> bool:
+		"""Whether all epochs are done, or none was better than the best for as long as the user waits."""
+		patience, last = self.trainer.options.early_stopping, self.progress.epoch - 1
+		return last + 1 >= self.n_epochs or (
+			last >= 0 and patience is not None and last - self.progress.best_epoch >= patience
 		)
 
-	def _step(self) -> None:
-		"""Move the weights, the rates and the average; a step that the scaler refuses moves none of them."""
-		scale = self.scaler.get_scale()
-		for optimizer in self.optimizers:
-			self.scaler.step(optimizer)
-		self.scaler.update()
-		if self.scaler.get_scale() < scale:
-			return
-		for scheduler in self.schedulers:
-			scheduler.step()
-		t = self.n_steps
-		self.ema.update(self.model, decay=min(self.options.ema_decay, (1 + t) / (10 + t)))
-		self.n_steps += 1
+	def _epoch(self, logs: Logs, board: Board | None, stop: Callable[[], bool], *, bar: bool) -> None:
+		"""One epoch, or what is left of it."""
+		trainer, progress, options = self.trainer, self.progress, self.trainer.options
+		self.random_states = states.random_states(self.loader)
+		self.pace.start_epoch(progress.epoch, progress.batch)
+		trainer.train_epoch(_batches(self.loader, progress, bar=bar), self.loader, progress, self.pace, stop)
+		trainer.ema.apply_shadow(trainer.model)
+		try:
+			validated = trainer.validate(self.examples, progress.epoch, stop)
+			saved = self._keep_if_best(validated)
+		finally:
+			trainer.ema.restore(trainer.model)
+		figures = {**progress.sums.figures(), **validated}
+		row = {"Epoch": progress.epoch, "Iteration": trainer.n_steps, **figures, "Saved?": saved}
+		progress.rows.append(logs.write(row))
+		if board is not None:
+			board.write(row, [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers])
+		progress.next_epoch()
+		if self.is_over():
+			self._save_averaged("final")
+		self.random_states = states.random_states(self.loader)
+		self.save()
+		self.say(epoch_line(row, self.n_epochs, options.select_on))
 
-	def _freeze_if_flat(self) -> None:
-		"""Freeze the loss weights once the gradient of the profile's is small."""
-		gradient = self.model.lw0.grad
-		if not self.frozen and gradient is not None and float(gradient.abs().mean()) < _FREEZE_BELOW:
-			self._freeze()
+	def _keep_if_best(self, validated: dict[str, Any]) -> bool:
+		"""Save the weights that the model has now if no epoch before was better; whether they were saved."""
+		progress, model = self.progress, self.trainer.model
+		column, sign = _SCORES[self.trainer.options.select_on]
+		score = sign * validated[column]
+		if not score > progress.best_score and progress.best_state:
+			return False
+		progress.best_score = score if math.isfinite(score) else -math.inf
+		progress.best_epoch = progress.epoch
+		progress.best_state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+		model.save(self.paths["best"])
+		return True
 
-	def _freeze(self) -> None:
-		"""Make constants of the loss weights: no gradient, so that no optimizer moves or decays them."""
-		self.frozen = True
-		for weight in (self.model.lw0, self.model.lw1):
-			weight.requires_grad_(False)
-			weight.grad = None
+	def _save_averaged(self, which: str) -> None:
+		"""Save the averaged weights as they are now."""
+		self.trainer.ema.apply_shadow(self.trainer.model)
+		try:
+			self.trainer.model.save(self.paths[which])
+		finally:
+			self.trainer.ema.restore(self.trainer.model)
 
-	@torch.no_grad()
-	def validate(self, examples: Examples, epoch: int) -> dict[str, Any]:
-		"""The columns of the logs about validation, of the weights that the model has now; ToolError if not finite."""
-		began = time.monotonic()
-		self.model.eval()
-		groups = self.model.signal_groups
-		mnll = torch.zeros(len(groups), dtype=torch.float64)
-		pearson, observed, predicted, finite = [], [], [], []
-		for X, X_ctl, y in examples.batches(self.options.batch_size, self.device):
-			with self.autocast():
-				logits, log_counts = self.model(X) if X_ctl is None else self.model(X, X_ctl)
-			logits, log_counts = logits.float(), log_counts.float()
-			profile, _ = _mixture_loss(y, logits, log_counts, signal_groups=groups)
-			mnll += profile.cpu().double() * len(y)
-			pearson.append(profile_measures(logits, y, groups, measures=("profile_pearson",))["profile_pearson"])
-			observed.append(group_counts(y, groups).cpu())
-			predicted.append(log_counts.cpu())
-			finite.append(_all_finite(y, logits, log_counts))
-		mnll = mnll / len(examples)
-		counts = count_measures(torch.cat(predicted), torch.cat(observed))
-		per_group = [torch.nanmean(part) for part in torch.cat(pearson).split(groups, dim=1)]
-		profile_pearson = torch.stack(per_group)  # (G,)
-		loss = validation_loss(mnll, counts["count_mse"].double(), loss_weights=self.options.loss_weights)
-		if not bool(torch.isfinite(loss)):
-			suspects = torch.nonzero(~torch.cat(finite)).flatten().tolist() or list(range(len(examples)))
-			raise ToolError(non_finite_validation_message(examples, epoch, self.n_steps, suspects))
-		row = {
-			"Validation Time": time.monotonic() - began,
-			"Validation MNLL": float(mnll.mean()),
-			"Validation Profile Pearson": float(torch.nanmean(profile_pearson)),
-			"Validation Count Pearson": float(torch.nanmean(counts["count_pearson"])),
-			"Validation Count MSE": float(counts["count_mse"].mean()),
-			"Validation Loss": float(loss),
-		}
-		for g in range(len(groups)):
-			row[f"Validation Profile Pearson {g}"] = float(profile_pearson[g])
-			row[f"Validation Count Pearson {g}"] = float(counts["count_pearson"][g])
-		return row
+	def save(self) -> None:
+		"""Write the state; if that fails, the one before is kept."""
+		self.progress.seconds = self.seconds_before + time.monotonic() - self.started
+		states.write(
+			self.paths["checkpoint"],
+			{
+				"identity": self.identity,
+				"environment": states.environment(self.trainer.device),
+				"finished": self.is_over(),
+				"n_epochs": self.n_epochs,
+				"progress": self.progress.state_dict(),
+				"trainer": self.trainer.state_dict(),
+				"random_states": self.random_states,
+			},
+		)
 
+	def _interrupted(self, place: str) -> Interrupted:
+		"""What to say when the run was asked to stop."""
+		return Interrupted(f"training can go on from {place}, which {self.paths['checkpoint']} holds")
 
-def _all_finite(*tensors: torch.Tensor) -> torch.Tensor:
-	"""Whether all values of each example are finite in all tensors, (n,), on the CPU."""
-	return torch.stack([torch.isfinite(tensor).flatten(1).all(1) for tensor in tensors]).all(0).cpu()
+	def _history(self) -> History:
+		"""What the run did, once it is over."""
+		progress, model, options = self.progress, self.trainer.model, self.trainer.options
+		model.load_state_dict(progress.best_state)
+		model.eval()
+		rows, best = progress.rows, progress.best_epoch
+		stopped = len(rows) < self.n_epochs
+		if stopped:
+			self.say(
+				f"stopped early: {options.early_stopping} epochs without a better {options.select_on}; "
+				f"the best was epoch {best}"
+			)
+		column, _ = _SCORES[options.select_on]
+		score = rows[best][column] if column in rows[best] else -progress.best_score
+		seconds = self.seconds_before + time.monotonic() - self.started
+		return History(rows, best, score, seconds, self.trainer.n_steps, stopped, self.paths, self.resumed_at)
 
 
 def _resolve_options(options: TrainingOptions | None, overrides: dict[str, Any]) -> TrainingOptions:
@@ -530,19 +447,35 @@ def _output_paths(name: str | os.PathLike) -> dict[str, str]:
 		"final": f"{name}.final.torch",
 		"log": f"{name}.log",
 		"detailed_log": f"{name}.detailed.log",
+		"checkpoint": f"{name}.checkpoint",
 	}
 
 
-def _batches(loader: Iterable, epoch: int, *, bar: bool) -> Iterator:
-	"""The batches of an epoch, by name of the epoch where the loader can, with a bar where wanted."""
-	set_epoch = getattr(getattr(loader, "batch_sampler", None), "set_epoch", None)
-	if set_epoch is not None:
-		set_epoch(epoch)
+def _batches(loader: Iterable, progress: Progress, *, bar: bool) -> Iterator:
+	"""The batches of an epoch that are left, with a bar where wanted.
+
+	The loader is told the epoch, and the batch to begin with, where it can be; else it is let go over those that are
+	done, so that it draws what it drew for them.
+	"""
+	skipped, total = progress.batch, len(loader)  # type: ignore[arg-type]
+	batch_sampler = getattr(loader, "batch_sampler", None)
+	if skipped == total and states.names_epochs(loader):
+		return iter(())
+	if skipped and hasattr(batch_sampler, "start_at"):
+		batch_sampler.start_at(progress.epoch, skipped)
+		skipped = 0
+	elif states.names_epochs(loader):
+		batch_sampler.set_epoch(progress.epoch)
+	batches = islice(loader, skipped, None)
 	if not bar:
-		return iter(loader)
-	return iter(tqdm(loader, desc=f"epoch {epoch}", unit="step", leave=False, delay=2))
-
-
-def _is_over(options: TrainingOptions, epoch: int, best_epoch: int) -> bool:
-	"""Whether no epoch was better than the best for as long as the user waits."""
-	return options.early_stopping is not None and epoch - best_epoch >= options.early_stopping
+		return batches
+	shown = tqdm(
+		batches,
+		desc=f"epoch {progress.epoch}",
+		unit="step",
+		leave=False,
+		delay=2,
+		total=total,
+		initial=progress.batch,
+	)
+	return iter(shown)

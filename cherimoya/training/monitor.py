@@ -1,18 +1,24 @@
 """What a training run shows: its logs, its pace, a line per epoch, and where it failed."""
 
+import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from cherimoya.errors import CherimoyaError, InputError, missing_extra
+from cherimoya.io._files import replacing
 from cherimoya.training.options import TrainingOptions
 
 if TYPE_CHECKING:
 	from cherimoya.training.evaluation import Examples
+	from cherimoya.training.trainer import BatchLosses
 
 COLUMNS = (
 	"Epoch",
@@ -29,69 +35,175 @@ COLUMNS = (
 )
 
 _PACE_STEPS, _PACE_SECONDS = 20, 10.0
+_REPORT_SECONDS = 60.0
 _NAMED_EXAMPLES = 8
 _REMEDY = (
 	"The best weights so far are kept. Look for extreme, negative or missing signal there, lower muon_lr and adam_lr, "
-	"or train in float32"
+	"set gradient_clip, or train in float32"
 )
 
 
 class Logs:
-	"""The two logs of a run: a header at once, and a line that is on the disk after each epoch."""
+	"""The two logs of a run: a header and the epochs so far, and a line that is on the disk after each epoch."""
 
-	def __init__(self, paths: dict[str, str], n_groups: int) -> None:
+	def __init__(self, paths: dict[str, str], n_groups: int, rows: Iterable[dict[str, Any]] = ()) -> None:
 		per_group = [f"Validation {kind} Pearson {g}" for g in range(n_groups) for kind in ("Profile", "Count")]
 		self.columns = {paths["log"]: list(COLUMNS), paths["detailed_log"]: [*COLUMNS, *per_group]}
+		rows = list(rows)
 		for path, columns in self.columns.items():
-			self._append(path, columns, mode="w")
+			lines = [_line(columns), *(_line(row[column] for column in columns) for row in rows)]
+			with _saying(path), replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+				file.writelines(lines)
 
 	def write(self, row: dict[str, Any]) -> dict[str, Any]:
 		"""Append an epoch to both logs; the row as the detailed one has it."""
 		for path, columns in self.columns.items():
 			kept = {column: row[column] for column in columns}
-			self._append(path, [_cell(value) for value in kept.values()], mode="a")
+			with _saying(path), open(path, "a", encoding="utf-8") as file:
+				file.write(_line(kept.values()))
+				file.flush()
+				os.fsync(file.fileno())
 		return kept
 
-	@staticmethod
-	def _append(path: str, cells: Sequence[str], *, mode: str) -> None:
-		"""Write a line and wait until it is on the disk."""
-		with open(path, mode, encoding="utf-8") as file:
-			file.write("\t".join(cells) + "\n")
-			file.flush()
-			os.fsync(file.fileno())
+
+@contextmanager
+def _saying(path: str) -> Iterator[None]:
+	"""InputError, naming the file, when it cannot be written."""
+	try:
+		yield
+	except OSError as error:
+		if isinstance(error, CherimoyaError):
+			raise
+		raise InputError(
+			f"{path}: cannot be written ({error.strerror or error}); "
+			"check that the folder exists, that you may write to it, and that the disk is not full"
+		) from error
 
 
 class Pace:
-	"""Says once, early, how long a step takes and when the run should end."""
+	"""Says how long a step takes and when the run should end: once, early, and then every minute where asked to.
+
+	Parameters
+	----------
+	say: callable
+		Takes a line.
+	n_epochs, steps_per_epoch, n_validation_steps: int
+		The size of the run.
+	every: float or None, seconds
+		Between two lines; None for the first line alone.
+	"""
 
 	def __init__(
-		self, say: Callable[[str], None], *, n_epochs: int, steps_per_epoch: int, n_validation_steps: int
+		self,
+		say: Callable[[str], None],
+		*,
+		n_epochs: int,
+		steps_per_epoch: int,
+		n_validation_steps: int,
+		every: float | None = _REPORT_SECONDS,
 	) -> None:
-		self.say = say
+		self.say, self.every = say, every
+		self.steps_per_epoch = steps_per_epoch
 		# A validation batch is a forward pass alone: about a third of a training step.
-		self.total = n_epochs * (steps_per_epoch + n_validation_steps / 3)
 		self.epoch = steps_per_epoch + n_validation_steps / 3
+		self.total = n_epochs * self.epoch
 		self.last = min(_PACE_STEPS, steps_per_epoch)
-		self.times: list[float] = [time.monotonic()]
-		self.done = False
+		self.first = True
+		self.start_epoch(0, 0)
 
-	def step(self) -> None:
-		"""Note the end of a step."""
-		if self.done:
-			return
+	def start_epoch(self, epoch: int, batch: int) -> None:
+		"""Note the start of an epoch, or the batch at which it is gone on with."""
+		self.number, self.batch = epoch, batch
+		self.times, self.sizes = [time.monotonic()], [0]
+
+	def step(self, n_examples: int) -> None:
+		"""Note the end of a step on so many examples."""
+		self.batch += 1
 		self.times.append(time.monotonic())
+		self.sizes.append(n_examples)
+		if self.first:
+			self._first_line()
+		elif self.every is not None and self.times[-1] - self.times[0] >= self.every:
+			seconds, rate = self._rates(0)
+			self.say(
+				f"epoch {self.number}, step {self.batch} of {self.steps_per_epoch}: {seconds:.3g} s per step, "
+				f"{rate:.3g} examples/s; {self._end(seconds)}"
+			)
+			self.times, self.sizes = self.times[-1:], [0]
+
+	def _first_line(self) -> None:
+		"""Say the pace once a few steps have shown it."""
 		n = len(self.times) - 1
-		if n < self.last and (n < 2 or self.times[-1] - self.times[0] < _PACE_SECONDS):
+		if n < min(self.last, self.steps_per_epoch - self.batch + n) and (
+			n < 2 or self.times[-1] - self.times[0] < _PACE_SECONDS
+		):
 			return
 		# The first step also warms up workers and memory, so it tells little unless it is alone.
-		first = min(1, n - 1)
-		seconds = (self.times[-1] - self.times[first]) / (n - first)
-		end = datetime.now() + timedelta(seconds=seconds * max(0.0, self.total - n))
+		seconds, rate = self._rates(min(1, n - 1))
 		self.say(
-			f"{seconds:.3g} s per step, about {duration(seconds * self.epoch)} per epoch; "
-			f"all epochs would end about {end:%H:%M on %d %B} ({duration(seconds * self.total)} in all)"
+			f"{seconds:.3g} s per step ({rate:.3g} examples/s), about {duration(seconds * self.epoch)} per epoch; "
+			f"{self._end(seconds)} ({duration(seconds * self.total)} in all)"
 		)
-		self.done = True
+		self.first = False
+		self.times, self.sizes = self.times[-1:], [0]
+
+	def _rates(self, first: int) -> tuple[float, float]:
+		"""Seconds per step and examples per second of the steps noted, the `first` few left out."""
+		elapsed = max(self.times[-1] - self.times[first], 1e-9)
+		return elapsed / (len(self.times) - 1 - first), sum(self.sizes[first + 1 :]) / elapsed
+
+	def _end(self, seconds: float) -> str:
+		"""When the run should end if a step takes so long."""
+		left = self.total - self.number * self.epoch - self.batch
+		end = datetime.now() + timedelta(seconds=seconds * max(0.0, left))
+		return f"all epochs would end about {end:%H:%M on %d %B}"
+
+
+class Board:
+	"""A folder of events that TensorBoard shows: each number of the log over the epochs.
+
+	Parameters
+	----------
+	folder: path
+		Made if missing.
+	epoch: int
+		The first epoch that will be written; what the folder has from there on is not shown any more.
+
+	Raises
+	------
+	MissingExtraError
+		The package tensorboard is not installed.
+	InputError
+		The folder cannot be written.
+	"""
+
+	def __init__(self, folder: str | os.PathLike, epoch: int) -> None:
+		writer = summary_writer()
+		with _saying(os.fspath(folder)):
+			self.writer = writer(os.fspath(folder), purge_step=epoch)
+
+	def write(self, row: dict[str, Any], rates: Sequence[float]) -> None:
+		"""Add an epoch, and the learning rate of each optimizer at its end."""
+		numbers = {key: value for key, value in row.items() if isinstance(value, float) and math.isfinite(value)}
+		for name, value in numbers.items():
+			kind, _, measure = name.partition(" ")
+			self.writer.add_scalar(f"{kind}/{measure}", value, row["Epoch"])
+		for i, rate in enumerate(rates):
+			self.writer.add_scalar(f"Rate/{i}", rate, row["Epoch"])
+		self.writer.flush()
+
+	def close(self) -> None:
+		"""Write what is left."""
+		self.writer.close()
+
+
+def summary_writer() -> Any:
+	"""The class that writes events, torch's; MissingExtraError without the package tensorboard."""
+	if find_spec("tensorboard") is None:
+		raise missing_extra("tensorboard", extra="tensorboard", needed_for="the setting tensorboard")
+	from torch.utils.tensorboard import SummaryWriter
+
+	return SummaryWriter
 
 
 def duration(seconds: float) -> str:
@@ -104,6 +216,11 @@ def duration(seconds: float) -> str:
 	if seconds < 3600:
 		return f"{seconds // 60} min {seconds % 60:02d} s"
 	return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def _line(cells: Iterable[Any]) -> str:
+	"""A line of a log."""
+	return "\t".join(map(_cell, cells)) + "\n"
 
 
 def _cell(value: Any) -> str:
@@ -146,14 +263,12 @@ def epoch_line(row: dict[str, Any], n_epochs: int, select_on: str) -> str:
 	)
 
 
-def non_finite_message(
-	loader: Iterable, epoch: int, index: int, step: int, losses: Sequence[float], suspects: Sequence[int]
-) -> str:
+def non_finite_message(loader: Iterable, epoch: int, index: int, step: int, losses: "BatchLosses") -> str:
 	"""Where the training loss stopped being finite, with what examples, and what to do."""
-	loss, profile, count = losses
 	return (
-		f"the loss is not finite at step {step} (epoch {epoch}, batch {index}): training loss {loss}, profile loss "
-		f"{profile}, count loss {count}; examples: {_batch_names(loader, epoch, index, suspects)}. {_REMEDY}"
+		f"the loss is not finite at step {step} (epoch {epoch}, batch {index}): training loss {losses.training}, "
+		f"profile loss {losses.profile}, count loss {losses.count}; "
+		f"examples: {_batch_names(loader, epoch, index, losses.suspects)}. {_REMEDY}"
 	)
 
 

@@ -15,7 +15,7 @@ _MUON_SUFFIXES = ("linear1.weight", "linear2.weight")
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-	"""The parameters that Muon takes and those that AdamW takes; each is in exactly one.
+	"""The parameters that Muon takes and those that AdamW takes; each that is trained is in exactly one.
 
 	Muon orthogonalises the update of a matrix that maps features to features, so it takes the two
 	projections of each block (``blocks.{i}.linear1.weight``, ``blocks.{i}.linear2.weight``) and
@@ -29,10 +29,12 @@ def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
 	Returns
 	-------
 	muon, adam: list of nn.Parameter
-		In the order of ``model.named_parameters()``.
+		In the order of ``model.named_parameters()``; those without ``requires_grad`` are in neither.
 	"""
 	muon, adam = [], []
 	for name, parameter in model.named_parameters():
+		if not parameter.requires_grad:
+			continue
 		is_projection = name.startswith("blocks.") and name.endswith(_MUON_SUFFIXES)
 		(muon if is_projection else adam).append(parameter)
 	return muon, adam

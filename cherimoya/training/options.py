@@ -58,3 +58,21 @@ class TrainingOptions(BaseModel):
 	dtype: Literal["float32", "bfloat16", "float16"] = Field(
 		"float32", description="Precision of the forward pass; the 16-bit ones use autocast."
 	)
+	gradient_clip: float | None = Field(
+		None,
+		gt=0,
+		description="Largest norm of the gradient of all weights together, above which it is scaled down; null: never.",
+	)
+	gradient_accumulation: int = Field(
+		1,
+		ge=1,
+		description="Parts that each batch is split into to save memory; the step is that of the whole batch.",
+		json_schema_extra={"unit": "parts"},
+	)
+	freeze: list[str] | None = Field(
+		None,
+		min_length=1,
+		description="Parts of the model that stay as they are: stem, blocks, blocks.2, blocks.0-3, profile_head, "
+		"count_head; null: none.",
+		json_schema_extra={"expects": 'a list of parts, such as ["stem", "blocks.0-3"]'},
+	)
