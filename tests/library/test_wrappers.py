@@ -1,4 +1,4 @@
-"""Wrappers: their formulas, and their use by tangermeme."""
+"""Wrappers: their formulas, and their predictions of many sequences."""
 
 import numpy as np
 import pytest
@@ -102,61 +102,20 @@ def test_controls_pass_through_every_wrapper(wrapper):
 	assert torch.equal(wrapper(model)(X, controls * 0), wrapper(ControlWrapper(model))(X))
 
 
-WRAPPED = {
-	"log counts": lambda m: LogCountWrapper(m, 0),
-	"profile": ProfileWrapper,
-	"controls": lambda m: LogCountWrapper(ControlWrapper(m), 1),
-}
+@pytest.mark.parametrize("wrapper", [ProfileWrapper, LogCountWrapper, ExpectedCountsWrapper], ids=lambda w: w.__name__)
+@pytest.mark.parametrize("n_control_tracks", [0, 2])
+def test_predict_is_forward_batch_by_batch(wrapper, n_control_tracks):
+	model, X = _model(n_control_tracks).train(), _one_hot(5)
+	controls = (torch.rand(5, 2, LENGTH),) if n_control_tracks else ()
+	view = wrapper(model)
+	found = view.predict(X.to(torch.int8), *controls, batch_size=2)
+	assert view.training and model.training and not found.requires_grad
+	torch.testing.assert_close(found, view(X, *controls).detach(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore")
-class TestTangermeme:
-	"""Our wrappers, unchanged, inside tangermeme's functions."""
-
-	def test_predict(self):
-		predict = pytest.importorskip("tangermeme.predict").predict
-		model, X = _model(), _one_hot()
-		logits, log_counts = predict(model, X, batch_size=2, device="cpu")
-		with torch.no_grad():
-			expected = model(X)
-		torch.testing.assert_close(logits, expected[0])
-		torch.testing.assert_close(log_counts, expected[1])
-		torch.testing.assert_close(
-			predict(ExpectedCountsWrapper(model), X, device="cpu").sum(), expected[1].expm1().sum()
-		)
-
-	@pytest.mark.parametrize("case", WRAPPED, ids=str)
-	def test_saturation_mutagenesis(self, case):
-		module = pytest.importorskip("tangermeme.saturation_mutagenesis")
-		model, X = WRAPPED[case](_model(int(case == "controls"))), _one_hot(2)
-		y0, y_hat = module.saturation_mutagenesis(model, X, device="cpu", raw_outputs=True)[:2]
-		with torch.no_grad():
-			torch.testing.assert_close(y0, model(X))
-			mutant = X.clone()
-			mutant[1, :, 11] = torch.tensor([0.0, 0.0, 1.0, 0.0])
-			torch.testing.assert_close(y_hat[1, 2, 11], model(mutant)[1])
-
-	@pytest.mark.parametrize("case", WRAPPED, ids=str)
-	def test_deep_lift_shap(self, case):
-		module = pytest.importorskip("tangermeme.deep_lift_shap")
-		model, X = WRAPPED[case](_model(int(case == "controls"))), _one_hot(2)
-		attributions = module.deep_lift_shap(model, X, device="cpu", n_shuffles=3, random_state=0)
-		assert attributions.shape == X.shape
-		assert attributions.isfinite().all() and attributions.any()
-		assert model.model(X)[1].requires_grad  # hooks are gone and the model works
-
-	def test_marginalize(self):
-		marginalize = pytest.importorskip("tangermeme.marginalize").marginalize
-		model, X = LogCountWrapper(_model()), _one_hot()
-		before, after = marginalize(model, X, "TGACTCA", device="cpu")
-		with torch.no_grad():
-			torch.testing.assert_close(before, model(X))
-		assert after.shape == before.shape and not torch.equal(after, before)
-
-	def test_ablate(self):
-		ablate = pytest.importorskip("tangermeme.ablate").ablate
-		model, X = LogCountWrapper(_model()), _one_hot()
-		before, after = ablate(model, X, 15, 25, n=2, device="cpu", random_state=0)
-		with torch.no_grad():
-			torch.testing.assert_close(before, model(X))
-		assert after.shape[0] == 3 and after.isfinite().all()
+def test_predict_of_a_control_wrapper_gives_both_outputs():
+	model, X = _model(2), _one_hot(5)
+	found = ControlWrapper(model).predict(X, batch_size=2)
+	logits, log_counts = model(X, torch.zeros(5, 2, LENGTH))
+	torch.testing.assert_close(found.logits, logits.detach(), rtol=1e-5, atol=1e-5)
+	torch.testing.assert_close(found.log_counts, log_counts.detach(), rtol=1e-5, atol=1e-5)
