@@ -19,4 +19,5 @@ COMMANDS: dict[str, Command] = {
 	"evaluate": Command("cherimoya_cli.commands.evaluate", "measure a model on loci"),
 	"predict": Command("cherimoya_cli.commands.predict", "write predictions at loci as bigWigs and arrays"),
 	"attribute": Command("cherimoya_cli.commands.attribute", "score the contribution of each base to the predictions"),
+	"cache": Command("cherimoya_cli.commands.cache", "list or clear the windows that earlier runs have extracted"),
 }

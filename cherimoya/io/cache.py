@@ -158,40 +158,49 @@ def entries(folder: str | os.PathLike) -> list[Entry]:
 	return sorted(found, key=lambda entry: -entry.used)
 
 
-def clear(
-	folder: str | os.PathLike, keys: Sequence[str] | None = None, *, unused_for: float = 0.0
-) -> tuple[list[Entry], list[Entry]]:
-	"""Remove entries that no process uses.
+def select(folder: str | os.PathLike, keys: Sequence[str] | None = None, *, unused_for: float = 0.0) -> list[Entry]:
+	"""Entries to be cleared.
 
 	Parameters
 	----------
 	folder: path
 		The cache.
 	keys: sequence of str, or None
-		Keys, or beginnings of keys, to remove; None removes all.
+		Keys, or beginnings of keys; None takes all.
 	unused_for: float, default 0.0
-		Keep entries that were opened within so many seconds.
+		Leave out entries that were opened within so many seconds.
+
+	Raises
+	------
+	InputError
+		No entry has one of the keys.
+	"""
+	found = entries(folder)
+	unknown = [key for key in keys or () if not any(entry.key.startswith(key) for entry in found)]
+	if unknown:
+		raise InputError(f"{folder}: has no entry {', '.join(unknown)}; 'cherimoya cache list' shows those there are")
+	if keys is not None:
+		found = [entry for entry in found if entry.key.startswith(tuple(keys))]
+	return [entry for entry in found if time.time() - entry.used >= unused_for]
+
+
+def clear(
+	folder: str | os.PathLike, keys: Sequence[str] | None = None, *, unused_for: float = 0.0
+) -> tuple[list[Entry], list[Entry]]:
+	"""Remove the entries that :func:`select` finds, but for those that a process has open.
 
 	Returns
 	-------
 	removed, kept: lists of Entry
-		What is gone, and what was chosen but is in use.
+		What is gone, and what is in use.
 
 	Raises
 	------
 	InputError
 		No entry has one of the keys, or an entry cannot be removed.
 	"""
-	found = entries(folder)
-	unknown = [key for key in keys or () if not any(entry.key.startswith(key) for entry in found)]
-	if unknown:
-		raise InputError(f"{folder}: has no entry {', '.join(unknown)}; 'cherimoya cache list' shows those there are")
 	removed, kept = [], []
-	for entry in found:
-		if keys is not None and not any(entry.key.startswith(key) for key in keys):
-			continue
-		if time.time() - entry.used < unused_for:
-			continue
+	for entry in select(folder, keys, unused_for=unused_for):
 		with _told(folder):
 			(removed if _remove_unused(entry.path) else kept).append(entry)
 	return removed, kept
