@@ -17,6 +17,7 @@ from cherimoya_cli.settings import (
 	LATER,
 	SECTIONS,
 	SETTINGS,
+	SPLIT_LOCI,
 	SPLITS,
 	TOP_LEVEL,
 	UNUSED,
@@ -234,6 +235,8 @@ def _resolve(raw: Raw, model: type[Settings], step: str | None, standalone: bool
 		values[key] = candidate
 	if "folds" in values and values["folds"].value is not None:
 		_read_folds(values, problems)
+	if "training_loci" in values:
+		_take_split_loci(values, problems)
 	settings = _validate(model, values, problems)
 	settings._source = raw.source
 	settings._origins = {key: value.origin for key, value in values.items()}
@@ -287,6 +290,32 @@ def _read_folds(values: dict[str, Value], problems: Problems) -> None:
 		return
 	for name, key in SPLITS.items():
 		values[key] = Value(folds.get(name), Origin(f"fold file {path}", f"{path}: {name}"))
+
+
+def _take_split_loci(values: dict[str, Value], problems: Problems) -> None:
+	"""Let files of loci, where they are given, choose the splits in place of chromosomes."""
+	given = [key for key in SPLIT_LOCI.values() if values[key].value is not None]
+	for part, key in SPLITS.items():
+		loci_key, (chroms, origin) = SPLIT_LOCI[part], values[key]
+		if not given:
+			if chroms is None and part != "test":
+				problems.add(
+					origin.key,
+					f"{origin.key} is null, and so is {loci_key}; name chromosomes in the one, or files in the other",
+				)
+		elif chroms is not None and origin.kind != "default":
+			problems.add(
+				f"{origin.key} {loci_key}",
+				f"{origin.key} and {values[given[0]].origin.key} both choose the splits; remove one of them",
+			)
+		else:
+			values[key] = Value(None, Origin("split by loci", key))
+			if values[loci_key].value is None and part != "test":
+				problems.add(
+					values[loci_key].origin.key,
+					f"{loci_key} is null, but {values[given[0]].origin.key} splits by loci; name the files of "
+					"the other splits too",
+				)
 
 
 # Checking what one declaration alone cannot say.
@@ -409,7 +438,8 @@ def _check_required(settings: Settings, problems: Problems) -> None:
 	"""Record keys without which the command cannot run."""
 	for key in type(settings).required:
 		origin = settings.origins[key]
-		if getattr(settings, key) is None and origin.key not in problems:
+		by_loci = key == "loci" and getattr(settings, "training_loci", None) is not None
+		if getattr(settings, key) is None and origin.key not in problems and not by_loci:
 			found = "is not given" if origin.kind == "default" else "is null"
 			problems.add(
 				origin.key,

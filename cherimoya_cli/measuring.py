@@ -1,6 +1,7 @@
 """What ``fit`` and ``evaluate`` share: measuring a model and its baselines on splits, and the files of that."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,18 +16,36 @@ if TYPE_CHECKING:
 	import torch
 
 	from cherimoya import Cherimoya
-	from cherimoya.io import Accounting, Windows
+	from cherimoya.io import Accounting, Genome, Loci, Windows
+	from cherimoya.io.parts import Spans
 	from cherimoya.training import Baselines, Evaluation
 
+PARTS = ("training", "validation", "test")
 SIGNIFICANT = ("profile_pearson", "profile_jsd", "count_pearson", "count_spearman", "count_mse", "auroc")
 
 
 class Split(NamedTuple):
-	"""Loci to measure on: a name for people, chromosomes or regions, and the prefix of the files."""
+	"""Loci to measure on.
 
+	Attributes
+	----------
+	part: str
+		"training", "validation", "test" or "chosen", as accounts name it.
+	title: str
+		Its name for people.
+	chroms: list of str or None
+		Chromosomes or regions; None takes all loci of the files.
+	prefix: str
+		Beginning of the files' names.
+	loci: list of str
+		The files of loci.
+	"""
+
+	part: str
 	title: str
 	chroms: list[str] | None
 	prefix: str
+	loci: list[str]
 
 
 class Measured(NamedTuple):
@@ -62,14 +81,105 @@ def write_accounting(path: str | Path, accounts: "Mapping[str, Accounting]") -> 
 	write_text(path, "\n".join(lines) + "\n")
 
 
+def split_of(settings: Any, part: str) -> Split:
+	"""The training, validation or test split: files of its own, or the loci on its chromosomes."""
+	own = getattr(settings, f"{part}_loci")
+	title = f"{part.capitalize()} loci"
+	prefix = settings.name if part != "test" else f"{settings.name}.test"
+	if own is not None:
+		return Split(part, title, None, prefix, own)
+	return Split(part, title, getattr(settings, f"{part}_chroms"), prefix, settings.loci)
+
+
 def splits_of(settings: Any) -> list[Split]:
 	"""The splits to measure on: the chromosomes chosen, or else validation and (if there is one) test."""
 	if getattr(settings, "chroms", None):
-		return [Split("Chosen loci", settings.chroms, settings.name)]
-	splits = [Split("Validation loci", settings.validation_chroms, settings.name)]
-	if settings.test_chroms:
-		splits.append(Split("Test loci", settings.test_chroms, f"{settings.name}.test"))
+		return [Split("chosen", "Chosen loci", settings.chroms, settings.name, all_loci(settings))]
+	splits = [split_of(settings, "validation")]
+	if settings.test_loci if by_loci(settings) else settings.test_chroms:
+		splits.append(split_of(settings, "test"))
 	return splits
+
+
+def by_loci(settings: Any) -> bool:
+	"""Whether files of loci, rather than chromosomes, make the splits."""
+	return settings.training_loci is not None
+
+
+def all_loci(settings: Any) -> list[str]:
+	"""The files of all loci: those of `loci`, else of every split."""
+	if settings.loci is not None:
+		return settings.loci
+	files = (getattr(settings, f"{part}_loci") or [] for part in PARTS)
+	return list(dict.fromkeys(path for part in files for path in part))
+
+
+def open_genome(settings: Any) -> "Genome":
+	"""The genome, with the names that other files may use for its chromosomes."""
+	from cherimoya.io import Genome
+
+	return Genome(settings.sequences, chrom_aliases=settings.chrom_aliases)
+
+
+def part_spans(settings: Any, genome: "Genome") -> "dict[str, Spans]":
+	"""The input windows of each split that is given by loci, those of training with their jitter."""
+	from cherimoya.io import read_loci
+	from cherimoya.io.parts import input_spans
+
+	spans = {}
+	for part in PARTS:
+		files = getattr(settings, f"{part}_loci")
+		if files is not None:
+			spans[part] = input_spans(
+				read_loci(files, summits=settings.summits).renamed(genome.names),
+				settings.in_window,
+				max_jitter=getattr(settings, "max_jitter", 0) if part == "training" else 0,
+				summits=settings.summits,
+			)
+	return spans
+
+
+def check_splits_apart(settings: Any, genome: "Genome | None" = None) -> None:
+	"""InputError when input windows of loci of two splits overlap, unless that is allowed."""
+	from cherimoya.io.parts import shared_windows
+
+	if not by_loci(settings) or settings.allow_shared_windows:
+		return
+	spans = part_spans(settings, genome or open_genome(settings))
+	problems = []
+	for first, second, n, (one, other) in shared_windows(spans):
+		problems.append(
+			f"{', '.join(getattr(settings, f'{first}_loci'))}: {n:,} of {len(spans[first].starts):,} {first} windows "
+			f"overlap a {second} window (first: {one} and {other}, of "
+			f"{', '.join(getattr(settings, f'{second}_loci'))}); a base may be in one split only: move or remove those "
+			"loci, or set allow_shared_windows to true"
+		)
+	if problems:
+		raise InputError(join_problems(problems))
+
+
+def background_of(settings: Any, split: Split, genome: "Genome") -> "tuple[Any, Loci | None]":
+	"""The background loci of a split, and those that belong to no part of it by themselves.
+
+	Where splits are made by chromosomes, all are given, and the chromosomes choose. Where they are given by loci, a
+	background locus belongs to the split of the nearest locus; one whose window overlaps a locus, or a background
+	locus, of another split belongs to none.
+
+	Returns
+	-------
+	loci, others: Loci (or files), Loci or None
+		The background of the split, and the rest.
+	"""
+	from cherimoya.io import read_loci
+	from cherimoya.io.parts import divide, input_spans
+
+	if not by_loci(settings) or split.part == "chosen":
+		return settings.negatives, None
+	loci = read_loci(settings.negatives).renamed(genome.names)
+	parts = part_spans(settings, genome)
+	owner = divide(input_spans(loci, settings.in_window), list(parts.values()), apart=not settings.allow_shared_windows)
+	ours = owner == list(parts).index(split.part)
+	return loci[ours], loci[~ours]
 
 
 def check_model_fits(model: "Cherimoya", settings: Any, *, source: str) -> None:
@@ -90,13 +200,13 @@ def check_model_fits(model: "Cherimoya", settings: Any, *, source: str) -> None:
 		raise InputError(f"{source}: " + join_problems(problems))
 
 
-def read_peaks(settings: Any, chroms: list[str] | None, *, title: str) -> "Windows":
+def read_peaks(settings: Any, split: Split) -> "Windows":
 	"""The windows of the loci of a split, accounted for on the terminal; the bounds on counts apply."""
 	return _read(
 		settings,
-		settings.loci,
-		chroms,
-		title=title,
+		split.loci,
+		split.chroms,
+		title=split.title,
 		summits=settings.summits,
 		min_counts=settings.min_counts,
 		max_counts=settings.max_counts,
@@ -105,10 +215,11 @@ def read_peaks(settings: Any, chroms: list[str] | None, *, title: str) -> "Windo
 
 def read_training(settings: Any) -> "Windows":
 	"""The windows of the training loci, outliers dropped as for training; there may be none."""
+	split = split_of(settings, "training")
 	return _read(
 		settings,
-		settings.loci,
-		settings.training_chroms,
+		split.loci,
+		split.chroms,
 		title="Training loci, for the baselines",
 		summits=settings.summits,
 		min_counts=settings.min_counts,
@@ -118,21 +229,27 @@ def read_training(settings: Any) -> "Windows":
 	)
 
 
-def read_negatives(settings: Any, chroms: list[str] | None, *, title: str) -> "Windows | None":
-	"""The windows of the background loci of a split; None if there are none."""
+def read_negatives(settings: Any, split: Split) -> "Windows | None":
+	"""The windows of the background loci of a split; None without background loci."""
 	if settings.negatives is None:
 		return None
-	windows = _read(settings, settings.negatives, chroms, title=title, allow_empty=True)
-	return windows if len(windows) else None
+	loci, others = background_of(settings, split, open_genome(settings))
+	if len(loci) == 0:
+		say(f"{split.title}: none of the {len(others):,} background loci belongs to this split")
+		return None
+	title = f"{split.title}: negatives"
+	return _read(settings, loci, split.chroms, title=title, others=others, allow_empty=True)
 
 
-def _read(settings: Any, loci: Any, chroms: list[str] | None, *, title: str, **options: Any) -> "Windows":
-	"""Windows without jitter, with signals and controls."""
-	from cherimoya.io import Genome, extract_windows
+def _read(
+	settings: Any, loci: Any, chroms: list[str] | None, *, title: str, others: "Loci | None" = None, **options: Any
+) -> "Windows":
+	"""Windows without jitter, with signals and controls; `others` are accounted for as being in another split."""
+	from cherimoya.io import extract_windows
 
 	windows = extract_windows(
 		loci,
-		Genome(settings.sequences, chrom_aliases=settings.chrom_aliases),
+		open_genome(settings),
 		settings.signals,
 		settings.controls,
 		in_window=settings.in_window,
@@ -143,6 +260,8 @@ def _read(settings: Any, loci: Any, chroms: list[str] | None, *, title: str, **o
 		verbose=settings.verbose,
 		**options,
 	)
+	if others is not None:
+		windows = replace(windows, accounting=windows.accounting.with_others(others, "in another split"))
 	if settings.verbose:
 		say(windows.accounting.table(title))
 	return windows
@@ -159,10 +278,11 @@ def measure(
 	"""Measure a model and the baselines on the loci of a split."""
 	from cherimoya.training import evaluate
 
+	background = negatives if negatives is not None and len(negatives) else None
 	evaluation = evaluate(
 		model,
 		windows,
-		negatives,
+		background,
 		batch_size=settings.batch_size,
 		device=device,
 		dtype=settings.dtype,
@@ -174,7 +294,7 @@ def measure(
 		windows,
 		negatives,
 		evaluation,
-		baselines.evaluate(windows, negatives),
+		baselines.evaluate(windows, background),
 		baselines.log_counts(windows),
 		baselines.profile_pearson(windows),
 	)
@@ -219,7 +339,7 @@ def _record(measured: Measured, split: Split, settings: Any, model_file: str) ->
 	negatives = measured.negatives
 	return {
 		"split": split.title,
-		"loci": list(settings.loci),
+		"loci": list(split.loci),
 		"negatives": settings.negatives,
 		"chroms": split.chroms,
 		"accounting": {

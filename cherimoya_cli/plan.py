@@ -18,15 +18,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cherimoya.io._files import identify, unchanged
+from cherimoya_cli.measuring import accounting_path
 from cherimoya_cli.peaks import peaks_path
 from cherimoya_cli.reads import is_reads, read_groups
-from cherimoya_cli.settings import SETTINGS, TOP_LEVEL, PipelineSettings, Settings, input_files
+from cherimoya_cli.settings import SETTINGS, SPLIT_LOCI, TOP_LEVEL, PipelineSettings, Settings, input_files
 from cherimoya_cli.signals import signal_paths
 
 REASONS_SHOWN = 3
 """How many reasons to run a step are told."""
 
-INDIFFERENT = frozenset({"verbose", "num_workers", "n_jobs", "device", "skip", "dry_run"})
+INDIFFERENT = frozenset({"verbose", "num_workers", "n_jobs", "device", "skip", "dry_run", "resume", "tensorboard"})
 """Settings that change how a step runs, but not what comes out."""
 
 
@@ -346,6 +347,12 @@ def _filled(settings: PipelineSettings, step: str, made: Mapping[str, Any]) -> d
 	return values
 
 
+def split_files(settings: Any) -> list[str]:
+	"""The files of loci that make the splits, each once; none where chromosomes make them."""
+	files = (getattr(settings, key) or [] for key in SPLIT_LOCI.values())
+	return list(dict.fromkeys(path for part in files for path in part))
+
+
 def has_reads(tracks: Sequence[Any] | None) -> bool:
 	"""Whether a list of signals or controls names reads rather than bigWigs."""
 	return any(is_reads(path) for group in read_groups(tracks) for path in group)
@@ -359,7 +366,7 @@ def _plan_reads(draft: _Draft) -> dict[str, Any]:
 		"signals": settings.signals,
 		"controls_given": settings.controls,
 		"controls": settings.controls,
-		"loci": settings.loci or settings.fit_parameters.loci,
+		"loci": settings.loci or settings.fit_parameters.loci or split_files(settings.fit_parameters) or None,
 		"negatives": settings.negatives,
 		"model": settings.model,
 	}
@@ -393,6 +400,7 @@ def _plan_reads(draft: _Draft) -> dict[str, Any]:
 def _plan_negatives(draft: _Draft, made: dict[str, Any]) -> None:
 	"""Add the step that finds background loci."""
 	values = _filled(draft.settings, "negatives", made)
+	values["loci"] = list(dict.fromkeys([*values["loci"], *split_files(draft.settings.fit_parameters)]))
 	outputs = step_outputs("negatives", values)
 	values["output_filename"] = outputs[0]
 	made["negatives"] = outputs[:1]
@@ -418,24 +426,25 @@ def step_outputs(command: str, values: Mapping[str, Any]) -> list[str]:
 	name = values["name"]
 	if command == "negatives":
 		output = values["output_filename"] or f"{name}.negatives.bed"
-		return [output, f"{output.removesuffix('.bed')}.record.json"]
+		return [output, *(f"{output.removesuffix('.bed')}.{end}" for end in ("record.json", "accounting.tsv"))]
 	if command == "fit":
 		own = [f"{name}.{suffix}" for suffix in ("torch", "final.torch", "log", "detailed.log", "fit.record.json")]
+		own.append(accounting_path(name, "fit"))
 		if not values["evaluate"]:
 			return own
 		measured = {"chroms": None, "baselines": True, **values}
-		return own + step_outputs("evaluate", measured)
+		return own + [path for path in step_outputs("evaluate", measured) if path != accounting_path(name, "evaluate")]
 	if command == "evaluate":
 		stems = [name]
-		if values["chroms"] is None and values["test_chroms"]:
+		if values["chroms"] is None and (values["test_chroms"] or values["test_loci"]):
 			stems.append(f"{name}.test")
 		suffixes = ["performance.tsv", "performance.json", "evaluation.npz"] + ["baselines.tsv"] * values["baselines"]
-		return [f"{stem}.{suffix}" for stem in stems for suffix in suffixes]
+		return [*(f"{stem}.{suffix}" for stem in stems for suffix in suffixes), accounting_path(name, "evaluate")]
 	if command == "predict":
 		from cherimoya_cli.commands.predict import prediction_paths
 
 		groups = [1 if isinstance(group, str) else len(group) for group in values["signals"] or [""]]
-		return [*prediction_paths(name, groups), f"{name}.predictions.npz"]
+		return [*prediction_paths(name, groups), f"{name}.predictions.npz", accounting_path(name, "predict")]
 	stem = f"{name}.attributions"
 	return [
 		values["ohe_filename"] or f"{stem}.ohe.npz",
@@ -443,6 +452,7 @@ def step_outputs(command: str, values: Mapping[str, Any]) -> list[str]:
 		values["idx_filename"] or f"{stem}.idxs.npy",
 		f"{stem}.bed",
 		f"{stem}.bw",
+		accounting_path(name, "attribute"),
 	]
 
 
@@ -473,6 +483,8 @@ def needed_extras(steps: Sequence[Step]) -> list[tuple[str, str, str]]:
 			files = [p for key in ("signals", "controls") for group in read_groups(step.settings[key]) for p in group]
 			if any(path.lower().endswith((".bam", ".sam", ".cram")) for path in files):
 				needs.append(("pysam", "pipeline", "reading SAM, BAM and CRAM"))
+		if step.settings.get("tensorboard"):
+			needs.append(("tensorboard", "tensorboard", "the setting tensorboard"))
 		if step.name == "report":
 			needs.append(("matplotlib", "report", "the HTML report"))
 	return list(dict.fromkeys(needs))

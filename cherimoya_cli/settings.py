@@ -264,16 +264,16 @@ class TrainedModelKeys(BaseModel):
 class SplitKeys(BaseModel):
 	"""Which parts of the genome train, validate and test. The defaults are for the human genome, hg38."""
 
-	training_chroms: Places = Field(
+	training_chroms: Places | None = Field(
 		[f"chr{c}" for c in (2, 4, 5, 7, *range(9, 20), 21, 22, "X", "Y")],
 		min_length=1,
-		description="Chromosomes, or regions such as chr22:0-33,000,000, whose loci train the model.",
+		description="Chromosomes, or regions such as chr22:0-33,000,000, whose loci train; null: training_loci.",
 		json_schema_extra={**_PLACES, "split": "train"},
 	)
-	validation_chroms: Places = Field(
+	validation_chroms: Places | None = Field(
 		["chr8", "chr20"],
 		min_length=1,
-		description="Chromosomes or regions that choose the best epoch.",
+		description="Chromosomes or regions that choose the best epoch; null: validation_loci.",
 		json_schema_extra={**_PLACES, "split": "valid"},
 	)
 	test_chroms: Places | None = Field(
@@ -286,6 +286,24 @@ class SplitKeys(BaseModel):
 		min_length=1,
 		description='JSON file {"train": [...], "valid": [...], "test": [...]} instead of three keys; null: none.',
 		json_schema_extra={"expects": "the path of a JSON file of folds", "files": True},
+	)
+	training_loci: Files | None = Field(
+		None,
+		description="BED files of the loci that train the model, for splits by loci; null: splits by chromosomes.",
+		json_schema_extra={**_FILES, "split_loci": "train"},
+	)
+	validation_loci: Files | None = Field(
+		None,
+		description="BED files of the loci that choose the best epoch, given with training_loci; null: none.",
+		json_schema_extra={**_FILES, "split_loci": "valid"},
+	)
+	test_loci: Files | None = Field(
+		None,
+		description="BED files of the loci for the final measures, given with training_loci; null: no test split.",
+		json_schema_extra={**_FILES, "split_loci": "test"},
+	)
+	allow_shared_windows: bool = Field(
+		False, description="Accept input windows of one split's loci that overlap another's; false: an error."
 	)
 
 
@@ -400,6 +418,17 @@ class AttributionKeys(BaseModel):
 	)
 
 
+class JobKeys(BaseModel):
+	"""How many processes read."""
+
+	n_jobs: int | None = Field(
+		None,
+		ge=1,
+		description="Processes that read files; null: one per CPU core, or fewer where that is quicker.",
+		json_schema_extra={"unit": "processes"},
+	)
+
+
 class MatchingKeys(BaseModel):
 	"""How background loci are found."""
 
@@ -413,8 +442,19 @@ class MatchingKeys(BaseModel):
 	n: int | None = Field(
 		None, ge=1, description="Background loci wanted; null: as many as loci.", json_schema_extra={"unit": "loci"}
 	)
+	tilings: int = Field(
+		1,
+		ge=1,
+		description="Tilings of the genome; above 1, bins of GC content that are short of background take tiles of "
+		"shifted tilings before they borrow from other bins.",
+	)
 	output_filename: str | None = Field(
 		None, min_length=1, description="BED file to write; null: {name}.negatives.bed."
+	)
+	plot_filename: str | None = Field(
+		None,
+		min_length=1,
+		description="Picture (.png, .pdf or .svg) of the GC content of loci and background to draw; null: none.",
 	)
 
 
@@ -453,12 +493,6 @@ class ConversionKeys(BaseModel):
 		False,
 		description="Divide the counts by the number of reads, before scale_factor.",
 		json_schema_extra=_EACH,
-	)
-	n_jobs: int | None = Field(
-		None,
-		ge=1,
-		description="Processes that convert reads; null: one per CPU core.",
-		json_schema_extra={"unit": "processes"},
 	)
 
 
@@ -545,6 +579,23 @@ class FitSettings(
 
 	forced: ClassVar = {"evaluate": False}
 
+	init_from: str | None = Field(
+		None,
+		min_length=1,
+		description="Checkpoint of a trained model to begin from, of this or the published package; null: new weights.",
+		json_schema_extra={"expects": "the path of a checkpoint", "files": True},
+	)
+	resume: bool | Literal["auto"] = Field(
+		"auto",
+		description="auto: go on from {name}.checkpoint if it is of this very run, else train anew; true: go on, also "
+		"with other max_epochs, or fail; false: train anew.",
+		json_schema_extra={"expects": 'true, false or "auto"'},
+	)
+	tensorboard: bool | str = Field(
+		False,
+		description="Write curves for TensorBoard, to {name}.tensorboard or to the folder that is named.",
+		json_schema_extra={"expects": "true, false or the path of a folder"},
+	)
 	evaluate: bool = Field(
 		True, description="Evaluate the model once it is trained; a pipeline has a step of its own for that."
 	)
@@ -597,6 +648,7 @@ class AttributeSettings(AttributionKeys, InferenceSettings):
 
 class NegativesSettings(
 	MatchingKeys,
+	JobKeys,
 	PlaceKeys,
 	VerboseKeys,
 	SeedKeys,
@@ -612,11 +664,13 @@ class NegativesSettings(
 	required: ClassVar = ("sequences", "loci")
 
 
-class PreprocessingSettings(PeakCallingKeys, ConversionKeys, ReadKeys, VerboseKeys, Settings):
+class PreprocessingSettings(PeakCallingKeys, ConversionKeys, JobKeys, ReadKeys, VerboseKeys, Settings):
 	"""Settings of the pipeline's steps from reads to peaks and bigWigs."""
 
 
-class SignalsSettings(ConversionKeys, ReadKeys, VerboseKeys, ControlKeys, TrackKeys, SequenceKeys, NameKeys, Settings):
+class SignalsSettings(
+	ConversionKeys, JobKeys, ReadKeys, VerboseKeys, ControlKeys, TrackKeys, SequenceKeys, NameKeys, Settings
+):
 	"""Settings of the pipeline's step that turns reads into bigWigs."""
 
 	required: ClassVar = ("sequences",)
@@ -700,6 +754,13 @@ SPLITS: dict[str, str] = {
 	if isinstance(field.json_schema_extra, dict) and "split" in field.json_schema_extra
 }
 """The splits by their names in a fold file (train, valid, test), and the key of each."""
+
+SPLIT_LOCI: dict[str, str] = {
+	field.json_schema_extra["split_loci"]: key
+	for key, field in SplitKeys.model_fields.items()
+	if isinstance(field.json_schema_extra, dict) and "split_loci" in field.json_schema_extra
+}
+"""The same for splits that are given by files of loci."""
 
 PER_GROUP: frozenset[str] = frozenset(
 	key
@@ -909,7 +970,7 @@ def schema(command: str) -> dict[str, Any]:
 		definition.pop("additionalProperties", None)
 		section = definition is not result
 		for key, declared in definition.get("properties", {}).items():
-			for name in ("files", "expects", "split", "per_group"):
+			for name in ("files", "expects", "split", "split_loci", "per_group"):
 				declared.pop(name, None)
 			if section and key in TOP_LEVEL and not _allows_null(declared):
 				_allow_null(declared)

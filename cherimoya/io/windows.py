@@ -68,6 +68,20 @@ class Accounting:
 			files={name: self.files.get(name, Accounting()) + other.files.get(name, Accounting()) for name in names},
 		)
 
+	def without(self, loci: Loci, reason: str) -> "Accounting":
+		"""The account with loci that were kept and are left out after all, for a reason."""
+		some = Accounting.of(loci, np.full(len(loci), -1))
+		files = {name: account._less(some.files[name].kept, reason) for name, account in self.files.items()}
+		return replace(self._less(some.kept, reason), files=files)
+
+	def _less(self, n: int, reason: str) -> "Accounting":
+		"""The account with so many fewer kept."""
+		return replace(self, kept=self.kept - n, dropped={**self.dropped, reason: self.dropped.get(reason, 0) + n})
+
+	def with_others(self, loci: Loci, reason: str) -> "Accounting":
+		"""The account with further loci given that were dropped for a reason."""
+		return self + Accounting.of(loci, np.full(len(loci), REASONS.index(reason)))
+
 	@classmethod
 	def of(cls, loci: Loci, reason: np.ndarray) -> "Accounting":
 		"""The account of loci whose reason is an index of `REASONS`, or negative where they are kept, shape=(n,)."""

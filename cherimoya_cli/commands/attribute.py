@@ -1,6 +1,7 @@
 """``cherimoya attribute``: the contribution of each base to a prediction, by saturation mutagenesis."""
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cherimoya.errors import SettingsError
@@ -14,6 +15,7 @@ from cherimoya_cli.inference import (
 	publish_together,
 	save_arrays,
 )
+from cherimoya_cli.measuring import accounting_path, write_accounting
 from cherimoya_cli.utils import resolve_device, say, settings_from_args
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class Loaded(NamedTuple):
 
 
 def attribution_paths(settings: Any) -> list[str]:
-	"""The outputs: one-hot sequences, scores, mask, coordinates, and the bigWig of contributions."""
+	"""The outputs: one-hot sequences, scores, mask, coordinates, the bigWig of contributions, and the account."""
 	stem = f"{settings.name}.attributions"
 	return [
 		settings.ohe_filename or f"{stem}.ohe.npz",
@@ -58,6 +60,7 @@ def attribution_paths(settings: Any) -> list[str]:
 		settings.idx_filename or f"{stem}.idxs.npy",
 		f"{stem}.bed",
 		f"{stem}.bw",
+		accounting_path(settings.name, "attribute"),
 	]
 
 
@@ -98,8 +101,10 @@ def load(settings: Any, device: "torch.device") -> Loaded:
 	if settings.max_loci is not None and settings.max_loci < len(windows):
 		ranking = np.argsort(-strengths(model, windows, settings), kind="stable")
 		rows = np.sort(ranking[: settings.max_loci])
-		mask[np.flatnonzero(mask)[ranking[settings.max_loci :]]] = False
-		windows = windows[rows]
+		left_out = ranking[settings.max_loci :]
+		mask[np.flatnonzero(mask)[left_out]] = False
+		accounting = windows.accounting.without(windows.loci[left_out], "beyond max_loci")
+		windows = replace(windows[rows], accounting=accounting)
 	width = settings.attr_window or settings.in_window
 	start = settings.in_window // 2 - width // 2  # both windows are [mid - w // 2, mid + (w + 1) // 2)
 	return Loaded(model, windows, mask, start, start + width, genome.chrom_sizes)
@@ -163,7 +168,8 @@ def write(loaded: Loaded, scores: "torch.Tensor", settings: Any) -> None:
 	chroms = windows.loci.chroms
 	starts = windows.midpoints - settings.in_window // 2 + start
 	paths = attribution_paths(settings)
-	with publish_together(paths) as (ohe_path, attr_path, mask_path, bed_path, bigwig_path):
+	with publish_together(paths) as (ohe_path, attr_path, mask_path, bed_path, bigwig_path, table_path):
+		write_accounting(table_path, {"loci": windows.accounting})
 		save_arrays(ohe_path, bases.numpy())
 		save_arrays(attr_path, scores.numpy())
 		with open(mask_path, "wb") as file:

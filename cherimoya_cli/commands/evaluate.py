@@ -7,13 +7,16 @@ from cherimoya_cli.inference import load_model, model_path
 from cherimoya_cli.measuring import (
 	Measured,
 	Split,
+	accounting_path,
 	check_model_fits,
+	check_splits_apart,
 	measure,
 	read_negatives,
 	read_peaks,
 	read_training,
 	splits_of,
 	write,
+	write_accounting,
 )
 from cherimoya_cli.utils import resolve_device, say, settings_from_args
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 	import torch
 
 	from cherimoya import Cherimoya
-	from cherimoya.io import Windows
+	from cherimoya.io import Accounting, Windows
 	from cherimoya.training import Baselines
 
 
@@ -40,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
 	loaded = load(settings, device)
 	for split, measured in compute(loaded, settings, device):
 		write(measured, split, settings, model_file=model_path(settings))
+	write_accounting(accounting_path(settings.name, "evaluate"), accounts(loaded))
 	return 0
 
 
@@ -50,18 +54,26 @@ def load(settings: Any, device: "torch.device") -> Loaded:
 	model = load_model(settings, device)
 	check_model_fits(model, settings, source=model_path(settings))
 	say(f"Evaluating {model_path(settings)} on {device}")
-	splits = []
-	for split in splits_of(settings):
-		windows = read_peaks(settings, split.chroms, title=split.title)
-		splits.append((split, windows, read_negatives(settings, split.chroms, title=f"{split.title}: negatives")))
+	check_splits_apart(settings)
+	splits = [(s, read_peaks(settings, s), read_negatives(settings, s)) for s in splits_of(settings)]
 	baselines = None
 	if settings.baselines:
 		training = read_training(settings)
 		if len(training):
 			baselines = fit_baselines(training)
 		else:
-			say("note: no baselines, because no locus is on training_chroms; set training_chroms to have them")
+			say("note: no baselines, because no training locus is left; mend training_chroms to have them")
 	return Loaded(model, splits, baselines)
+
+
+def accounts(loaded: Loaded) -> "dict[str, Accounting]":
+	"""Where the loci of each split and its background went."""
+	found = {}
+	for split, windows, negatives in loaded.splits:
+		found[split.part] = windows.accounting
+		if negatives is not None:
+			found[f"{split.part}_negatives"] = negatives.accounting
+	return found
 
 
 def compute(loaded: Loaded, settings: Any, device: "torch.device") -> list[tuple[Split, Measured]]:

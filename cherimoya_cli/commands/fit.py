@@ -6,8 +6,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cherimoya.errors import SettingsError
-from cherimoya_cli.measuring import measure, read_negatives, read_peaks, splits_of, write
+from cherimoya.errors import Interrupted, SettingsError
+from cherimoya_cli.measuring import (
+	accounting_path,
+	background_of,
+	check_splits_apart,
+	measure,
+	open_genome,
+	read_negatives,
+	read_peaks,
+	split_of,
+	splits_of,
+	write,
+	write_accounting,
+)
+from cherimoya_cli.resuming import identity_of, seed_to_go_on_with
+from cherimoya_cli.stopping import OutOfTime, leave_signals_to_parent, stop_on_signals
 from cherimoya_cli.utils import resolve_device, say, settings_from_args, versions, write_json
 
 if TYPE_CHECKING:
@@ -31,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
 	"""Load loci, train, write a record, evaluate; returns the exit code."""
 	settings = settings_from_args("fit", args)
 	device = resolve_device(settings.device)
+	check_board(settings)
 	settings = with_seed(settings)
 	loaded = load(settings)
 	history = train(loaded, settings, device)
@@ -42,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
 	if settings.evaluate:
 		accounting |= evaluate(loaded, settings, device)
 	write_json(f"{settings.name}.fit.record.json", record(loaded, history, accounting, settings, device))
+	write_accounting(accounting_path(settings.name, "fit"), accounting)
 	return 0
 
 
@@ -49,23 +65,44 @@ def with_seed(settings: Any) -> Any:
 	"""The settings with a seed: their own, or one that is drawn and shown."""
 	if settings.random_state is not None:
 		return settings
+	settings.random_state = seed_to_go_on_with(settings)
+	if settings.random_state is not None:
+		say(f"random_state is null; the seed of the run that was interrupted is taken: {settings.random_state}")
+		return settings
 	settings.random_state = secrets.randbits(31)
 	say(f"random_state is null, so a seed was drawn: {settings.random_state}")
 	return settings
 
 
+def check_board(settings: Any) -> None:
+	"""MissingExtraError, before any work, if TensorBoard is wanted and is not installed."""
+	if settings.tensorboard:
+		from cherimoya.training.monitor import summary_writer
+
+		summary_writer()
+
+
+def board_folder(settings: Any) -> str | None:
+	"""The folder for TensorBoard, or None."""
+	return f"{settings.name}.tensorboard" if settings.tensorboard is True else settings.tensorboard or None
+
+
 def load(settings: Any) -> Loaded:
 	"""The training and validation loci, accounted for on the terminal, and a model of their shape."""
-	from cherimoya.io import Genome, PeakGenerator
+	from cherimoya.io import PeakGenerator
 
 	check_counts_per_track(settings)
+	genome = open_genome(settings)
+	check_splits_apart(settings, genome)
+	split = split_of(settings, "training")
+	negatives, others = background_of(settings, split, genome) if settings.negative_ratio > 0 else (None, None)
 	training = PeakGenerator(
-		settings.loci,
-		settings.negatives,
-		Genome(settings.sequences, chrom_aliases=settings.chrom_aliases),
+		split.loci,
+		negatives,
+		genome,
 		settings.signals,
 		settings.controls,
-		chroms=settings.training_chroms,
+		chroms=split.chroms,
 		in_window=settings.in_window,
 		out_window=settings.out_window,
 		max_jitter=settings.max_jitter,
@@ -81,11 +118,14 @@ def load(settings: Any) -> Loaded:
 		verbose=settings.verbose,
 		absolute=settings.absolute_signals,
 	)
+	training.worker_init_fn = leave_signals_to_parent
+	if others is not None:
+		training.accounting["negatives"] = training.accounting["negatives"].with_others(others, "in another split")
 	if settings.verbose:
 		say(training.accounting["peaks"].table("Training loci"))
 	if settings.verbose and training.negative_windows is not None:
 		say(training.accounting["negatives"].table("Training negatives"))
-	validation = read_peaks(settings, settings.validation_chroms, title="Validation loci")
+	validation = read_peaks(settings, split_of(settings, "validation"))
 	return Loaded(build_model(settings, training), training, validation)
 
 
@@ -103,10 +143,10 @@ def check_counts_per_track(settings: Any) -> None:
 
 
 def build_model(settings: Any, training: "DataLoader") -> "Cherimoya":
-	"""A new model that turns in_window into out_window, with the channels of the data."""
+	"""A model that turns in_window into out_window, with the channels of the data; new, or begun from another."""
 	from cherimoya import Cherimoya
 
-	return Cherimoya(
+	model = Cherimoya(
 		n_filters=settings.n_filters,
 		n_layers=settings.n_layers,
 		n_control_tracks=training.n_control_tracks,
@@ -118,38 +158,57 @@ def build_model(settings: Any, training: "DataLoader") -> "Cherimoya":
 		profile_kernel_size=settings.profile_kernel_size,
 		random_state=settings.random_state,
 	)
+	if settings.init_from is not None:
+		from cherimoya.training import init_from
+
+		new = init_from(model, settings.init_from)
+		say(f"The weights begin from {settings.init_from}" + "".join(f"\n  {text}" for text in new))
+	return model
 
 
 def train(loaded: Loaded, settings: Any, device: "torch.device") -> "History":
-	"""Train the model in place; it ends with its best weights."""
+	"""Train the model in place; it ends with its best weights. Interrupted, with the state saved, on a signal."""
 	from cherimoya.training import fit
 
-	return fit(
-		loaded.model,
-		loaded.training,
-		loaded.validation,
-		options=settings.training_options(),
-		name=settings.name,
-		device=device,
-		progress=say if settings.verbose else None,
-		bar=settings.verbose and sys.stderr.isatty(),
-	)
+	with stop_on_signals() as stop:
+		try:
+			return fit(
+				loaded.model,
+				loaded.training,
+				loaded.validation,
+				options=settings.training_options(),
+				name=settings.name,
+				device=device,
+				progress=say if settings.verbose else None,
+				bar=settings.verbose and sys.stderr.isatty(),
+				resume=settings.resume,
+				identity=identity_of(settings),
+				stop=stop,
+				tensorboard=board_folder(settings),
+			)
+		except Interrupted as interrupted:
+			interrupted.exit_code = stop.exit_code
+			raise
+		except OutOfTime:
+			interrupted = Interrupted(f"training can go on from its last epoch that ended ({settings.name}.checkpoint)")
+			interrupted.exit_code = stop.exit_code
+			raise interrupted from None
 
 
 def evaluate(loaded: Loaded, settings: Any, device: "torch.device") -> dict[str, Any]:
-	"""Measure the best weights on validation and test loci, write the files, and account for the test loci."""
+	"""Measure the best weights on validation and test loci, write the files, and account for the loci."""
 	from cherimoya.training import fit_baselines
 
 	baselines = fit_baselines(loaded.training.peak_windows)
 	accounting = {}
 	for split in splits_of(settings):
-		held_out = split.chroms is not settings.validation_chroms
-		windows = read_peaks(settings, split.chroms, title=split.title) if held_out else loaded.validation
-		negatives = read_negatives(settings, split.chroms, title=f"{split.title}: negatives")
+		windows = loaded.validation if split.part == "validation" else read_peaks(settings, split)
+		negatives = read_negatives(settings, split)
 		measured = measure(loaded.model, windows, negatives, baselines, settings, device)
 		write(measured, split, settings, model_file=f"{settings.name}.torch")
-		if held_out:
-			accounting["test"] = windows.accounting
+		accounting[split.part] = windows.accounting
+		if negatives is not None:
+			accounting[f"{split.part}_negatives"] = negatives.accounting
 	return accounting
 
 
@@ -167,6 +226,7 @@ def record(
 		"best_epoch": history.best_epoch,
 		"best_score": history.best_score,
 		"stopped_early": history.stopped_early,
+		"resumed_at": history.resumed_at,
 		"steps": history.n_steps,
 		"seconds": round(history.seconds, 3),
 		"seconds_per_epoch": round(history.seconds / len(history.rows), 3),

@@ -16,6 +16,7 @@ from cherimoya_cli.inference import (
 	publish_together,
 	save_arrays,
 )
+from cherimoya_cli.measuring import accounting_path, write_accounting
 from cherimoya_cli.utils import resolve_device, say, settings_from_args
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def write(loaded: Loaded, prediction: "Prediction", settings: Any) -> None:
 	chroms = windows.loci.chroms
 	starts = windows.midpoints - settings.out_window // 2
 	bigwigs = prediction_paths(settings.name, model.signal_groups)
-	paths = [*bigwigs, f"{settings.name}.predictions.npz"]
+	paths = [*bigwigs, f"{settings.name}.predictions.npz", accounting_path(settings.name, "predict")]
 	with publish_together(paths) as temporary:
 		for group, channels in enumerate(group_slices(model.signal_groups)):
 			expected = expected_counts(
@@ -112,8 +113,9 @@ def write(loaded: Loaded, prediction: "Prediction", settings: Any) -> None:
 			)
 			for path, values in zip(temporary[channels], expected.unbind(dim=1), strict=True):
 				write_bigwig(path, chrom_sizes, chroms, starts, values.numpy())
+		write_accounting(temporary[-1], {"loci": windows.accounting})
 		save_arrays(
-			temporary[-1],
+			temporary[-2],
 			logits=prediction.logits.numpy(),
 			log_counts=prediction.log_counts.numpy(),
 			chrom=chroms.astype(str),

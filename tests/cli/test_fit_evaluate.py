@@ -83,6 +83,7 @@ def test_fit_leaves_its_files_and_nothing_else(fitted):
 	splits = [f"run{split}.{rest}" for split in ("", ".test") for rest in ("performance.tsv", "performance.json")]
 	splits += [f"run{split}.{rest}" for split in ("", ".test") for rest in ("baselines.tsv", "evaluation.npz")]
 	run = ["run.torch", "run.final.torch", "run.log", "run.detailed.log", "run.fit.record.json", "fit.json"]
+	run.append("run.fit.accounting.tsv")
 	assert sorted(path.name for path in fitted.iterdir()) == sorted(splits + run)
 
 
@@ -95,7 +96,9 @@ def test_the_model_has_the_shape_of_the_settings_and_of_the_data(fitted):
 
 def test_the_record_of_a_fit(fitted, settings):
 	record = json.loads((fitted / "run.fit.record.json").read_text())
-	assert list(record["accounting"]) == ["training", "training_negatives", "validation", "test"]
+	assert list(record["accounting"]) == [
+		f"{split}{what}" for split in ("training", "validation", "test") for what in ("", "_negatives")
+	]
 	for account in record["accounting"].values():
 		assert account["given"] == account["kept"] + sum(account["dropped"].values()) == 83
 	assert record["seed"] == 3

@@ -268,7 +268,7 @@ def test_names_of_the_files(run: Callable, world: World, tmp_path: Path) -> None
 	assert code == 0, err
 	assert np.load(names["ohe_filename"])["arr_0"].shape == np.load(names["attr_filename"])["arr_0"].shape
 	assert np.load(names["idx_filename"]).tolist() == [True]
-	assert leftovers(name) == ["out.attributions.bed", "out.attributions.bw"]
+	assert leftovers(name) == ["out.attribute.accounting.tsv", "out.attributions.bed", "out.attributions.bw"]
 
 
 def test_group_of_several(run: Callable, world: World) -> None:
@@ -309,7 +309,8 @@ def test_predictions_are_where_and_what_they_should_be(
 	assert code == 0, err
 	files = [f"{name}.predictions{channel}.bw" for channel in names]
 	assert files == prediction_paths(str(name), groups)
-	assert leftovers(name) == sorted(Path(file).name for file in [*files, f"{name}.predictions.npz"])
+	others = [f"{name}.predictions.npz", f"{name}.predict.accounting.tsv"]
+	assert leftovers(name) == sorted(Path(file).name for file in [*files, *others])
 	arrays = np.load(f"{name}.predictions.npz")
 	out_window = in_window - 2 * TRIMMING
 	assert arrays["logits"].shape == (len(world.loci), sum(groups), out_window)
