@@ -55,9 +55,11 @@ class EMA:
 		if decay is not None:
 			_check_decay(decay)
 		weight = 1.0 - (self.decay if decay is None else decay)
-		for name, p in self._parameters(model).items():
-			shadow = self.shadow[name]
-			shadow.lerp_(p.detach().to(device=shadow.device, dtype=shadow.dtype), weight)
+		parameters = self._parameters(model)
+		shadows = list(self.shadow.values())
+		moved = [parameters[n].detach().to(device=s.device, dtype=s.dtype) for n, s in self.shadow.items()]
+		if shadows:
+			torch._foreach_lerp_(shadows, moved, weight)
 
 	@torch.no_grad()
 	def apply_shadow(self, model: nn.Module) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from cherimoya.training.muon import Muon
 from cherimoya.training.options import TrainingOptions
 
 WARMUP_START = 0.01  # the share of the peak rate that the first step takes
@@ -66,7 +67,7 @@ def build_optimizers(model: nn.Module, options: TrainingOptions) -> tuple[torch.
 	muon, adam = split_parameters(model)
 	optimizers: list[torch.optim.Optimizer] = []
 	if muon:
-		optimizers.append(torch.optim.Muon(muon, lr=options.muon_lr, weight_decay=options.muon_wd))
+		optimizers.append(Muon(muon, lr=options.muon_lr, weight_decay=options.muon_wd))
 	if adam:
 		optimizers.append(torch.optim.AdamW(adam, lr=options.adam_lr, weight_decay=options.adam_wd))
 	return tuple(optimizers)

@@ -1,5 +1,6 @@
 """Which optimizer takes which parameter, and the learning rates of every step."""
 
+import copy
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from cherimoya import Cherimoya
 from cherimoya.training import TrainingOptions, build_optimizers, build_schedulers, planned_epochs, split_parameters
+from cherimoya.training.muon import Muon, orthogonalize
 
 
 def _model(**kwargs):
@@ -34,6 +36,114 @@ def test_optimizers_read_every_option():
 	assert isinstance(adam, torch.optim.AdamW)
 	assert [(g["lr"], g["weight_decay"]) for g in muon.param_groups] == [(0.5, 0.25)]
 	assert [(g["lr"], g["weight_decay"]) for g in adam.param_groups] == [(0.125, 0.0625)]
+
+
+def _definition(matrix, *, steps=5):
+	"""Newton and Schulz's iteration on one matrix, in float64, as torch's documentation gives it."""
+	X = matrix.double()
+	X = X.T if X.shape[0] > X.shape[1] else X
+	X = X / X.norm()
+	for _ in range(steps):
+		A = X @ X.T
+		X = 3.4445 * X + (-4.7750 * A + 2.0315 * A @ A) @ X
+	return X.T if matrix.shape[0] > matrix.shape[1] else X
+
+
+def _matrices(*shapes, seed=0):
+	generator = torch.Generator().manual_seed(seed)
+	return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+
+
+SHAPES = [(6, 12), (12, 6), (6, 12), (5, 5), (12, 6), (1, 7)]
+
+
+def _run(optimizer, parameters, n_steps=4):
+	"""Steps with gradients that depend on the step alone."""
+	for t in range(n_steps):
+		for i, p in enumerate(parameters):
+			p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(100 * t + i))
+		optimizer.step()
+	return [p.detach().clone() for p in parameters]
+
+
+@pytest.mark.parametrize("nesterov", [True, False], ids=["nesterov", "plain"])
+def test_muon_steps_by_its_definition(nesterov):
+	parameters = _matrices(*SHAPES)
+	expected = [p.detach().double() for p in parameters]
+	momenta = [torch.zeros_like(e) for e in expected]
+	for t in range(4):
+		for i, e in enumerate(expected):
+			g = torch.randn(e.shape, generator=torch.Generator().manual_seed(100 * t + i)).double()
+			momenta[i] = 0.95 * momenta[i] + 0.05 * g
+			update = _definition(0.05 * g + 0.95 * momenta[i] if nesterov else momenta[i])
+			expected[i] = e * (1 - 0.02 * 0.1) - 0.02 * max(1, e.shape[0] / e.shape[1]) ** 0.5 * update
+	found = _run(Muon(parameters, lr=0.02, weight_decay=0.1, nesterov=nesterov), parameters)
+	for f, e in zip(found, expected, strict=True):
+		torch.testing.assert_close(f.double(), e, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("adjustment", [None, "original", "match_rms_adamw"])
+def test_muon_is_torchs_up_to_the_rounding_of_bfloat16(adjustment):
+	runs = []
+	for kind in (torch.optim.Muon, Muon):
+		parameters = _matrices(*SHAPES)
+		start = [p.detach().clone() for p in parameters]
+		end = _run(kind(parameters, lr=0.02, weight_decay=0.1, adjust_lr_fn=adjustment), parameters)
+		runs.append([e - s for e, s in zip(end, start, strict=True)])
+	for theirs, ours in zip(*runs, strict=True):
+		assert 0 < (ours - theirs).norm() < 0.03 * theirs.norm()
+
+
+@pytest.mark.parametrize("shape", [(6, 12), (12, 6), (96, 192)], ids=str)
+def test_matrices_together_are_orthogonalized_as_torch_does_it_one_by_one(shape):
+	parameters = _matrices(shape, shape, shape)
+	updates = torch.stack([p.detach() for p in parameters])
+	for p in parameters:
+		p.grad = p.detach().clone()
+	torch.optim.Muon(parameters, lr=1.0, momentum=0.0, weight_decay=1.0, nesterov=False).step()
+	expected = torch.stack([-p.detach() for p in parameters]) / max(1, shape[0] / shape[1]) ** 0.5
+	settings = {"coefficients": (3.4445, -4.7750, 2.0315), "steps": 5, "eps": 1e-7}
+	found = orthogonalize(updates, **settings, dtype=torch.bfloat16)
+	torch.testing.assert_close(found.float(), expected, rtol=1e-2, atol=1e-3)
+	exact = torch.stack([_definition(u) for u in updates])
+	torch.testing.assert_close(
+		orthogonalize(updates, **settings, dtype=torch.float32).double(), exact, rtol=1e-4, atol=1e-5
+	)
+
+
+def test_muon_goes_on_from_its_own_state_and_from_torchs_bit_for_bit():
+	parameters = _matrices(*SHAPES)
+	optimizer = Muon(parameters, lr=0.02)
+	_run(optimizer, parameters)
+	for kind in (torch.optim.Muon, Muon):  # there and back
+		copies = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+		other = kind(copies, lr=1.0)
+		other.load_state_dict(optimizer.state_dict())
+		again = Muon(copies, lr=3.0)
+		again.load_state_dict(other.state_dict())
+		originals = [torch.nn.Parameter(p.detach().clone()) for p in parameters]
+		straight = Muon(originals, lr=1.0)
+		straight.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+		for a, b in zip(_run(again, copies), _run(straight, originals), strict=True):
+			assert torch.equal(a, b)
+
+
+def test_muon_leaves_what_has_no_gradient_and_calls_a_closure():
+	still, moved = _matrices((3, 4), (3, 4))
+	before = still.detach().clone()
+
+	def loss():
+		moved.grad = None
+		value = (moved**2).sum()
+		value.backward()
+		return value
+
+	optimizer = Muon([still, moved], lr=0.1)
+	first = optimizer.step(loss)
+	assert optimizer.step(loss) < first
+	assert torch.equal(still, before)
+	assert set(optimizer.state) == {moved}
+	Muon([still], lr=0.1).step()  # none at all
 
 
 def _rates(options, *, n_epochs, steps_per_epoch):
