@@ -1,4 +1,4 @@
-"""Pictures of profiles, of the contributions of bases, and of a training run.
+"""Pictures of profiles, of the contributions of bases, of a training run, and of the GC content of background loci.
 
 matplotlib (the extra ``report``) is imported when something is drawn. A function that is given no axes makes a figure
 by pyplot, and otherwise leaves pyplot and its settings alone. Functions named ``draw_…`` paint checked arrays into
@@ -7,6 +7,7 @@ axes and set no limits or labels; the report draws with them too.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 	from matplotlib.axes import Axes
 	from matplotlib.path import Path as Outline
 
+	from cherimoya.io.negatives import Negatives
 	from cherimoya.training import History
 
 	Array = np.ndarray | torch.Tensor
 
 INK, MUTED, RULE = "#1f2933", "#5b6773", "#d5dbe1"
-OBSERVED, MODEL = "#9aa5b1", "#0b7285"
+OBSERVED, MODEL, BACKGROUND = "#9aa5b1", "#0b7285", "#c2642d"
 
 LETTERS = "ACGT"
 #: The field's colours of the four bases.
@@ -417,6 +419,84 @@ def read_log(path: str | os.PathLike) -> dict[str, np.ndarray]:
 		return {key: _column(key, [row[i] for row in rows]) for i, key in enumerate(header)}
 	except ValueError as error:
 		raise InputError(f"{path}: not a training log, or damaged: {error}; give {{name}}.log") from error
+
+
+# ---------------------------------------------------------------------------------------------- GC content
+
+
+def plot_gc(
+	source: str | os.PathLike | Negatives | Mapping[str, Any], *, title: str | None = None, ax: Axes | None = None
+) -> Axes:
+	"""GC content of loci and of the background found for them, with the distance between the two distributions.
+
+	Parameters
+	----------
+	source: str, os.PathLike, Negatives or dict
+		``{name}.negatives.record.json``, or its content; or what `cherimoya.io.negatives.gc_matched_negatives`
+		returned.
+	title: str, optional
+		Default is None: none.
+	ax: matplotlib.axes.Axes, optional
+		Where to draw. Default is None: a new figure.
+
+	Returns
+	-------
+	matplotlib.axes.Axes
+		Percent of the loci, and of the background, in each bin of GC content in percent.
+
+	Raises
+	------
+	MissingFileError, InputError
+		When there is no such file, or it is no record of background loci.
+	MissingExtraError
+		When matplotlib is not installed.
+	"""
+	edges, loci, background, ks = _gc_record(source)
+	ax = _axes(ax, (4.2, 2.9))
+	draw_gc(ax, edges, loci, background)
+	ax.set_xlabel("GC content of the input window (%)")
+	ax.set_ylabel("Loci (%)")
+	_finish(ax, title)
+	ax.legend(loc="upper right", frameon=False, title=f"KS distance {ks:.3f}", alignment="left")
+	return ax
+
+
+def draw_gc(ax: Axes, edges: np.ndarray, loci: np.ndarray, background: np.ndarray) -> None:
+	"""Percent of the loci, filled, and of the background, outlined, in bins: ``edges`` (B + 1,), counts (B,)."""
+	shares = [100 * counts / max(counts.sum(), 1) for counts in (loci, background)]
+	used = np.flatnonzero(loci + background)
+	first, last = (int(used[0]), int(used[-1])) if len(used) else (0, len(loci) - 1)
+	ax.stairs(shares[0], 100 * edges, fill=True, color=MODEL, alpha=0.85, label="loci")
+	ax.stairs(shares[1], 100 * edges, color=BACKGROUND, linewidth=1.4, label="background")
+	ax.set_xlim(100 * edges[max(first - 1, 0)], 100 * edges[min(last + 2, len(edges) - 1)])
+	ax.set_ylim(0, 1.25 * max(float(max(share.max() for share in shares)), 1e-9))
+
+
+def _gc_record(source: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+	"""Edges of bins, loci and background in each, and the distance, from a record of background loci."""
+	name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the record"
+	if isinstance(source, str | os.PathLike):
+		if not os.path.exists(name):
+			raise MissingFileError(f"{name}: no such file; check the path of the record of the background loci")
+		try:
+			record = json.loads(Path(name).read_text(encoding="utf-8"))
+		except (OSError, ValueError) as error:
+			raise InputError(
+				f"{name}: cannot be read as JSON ({error}); give {{name}}.negatives.record.json"
+			) from error
+	else:
+		record = source if isinstance(source, Mapping) else source.to_dict()
+	try:
+		arrays = [np.asarray(record[key], dtype=float) for key in ("bin_edges", "gc_loci", "gc_negatives")]
+		ks = float(record["ks"])
+	except (KeyError, TypeError, ValueError) as error:
+		raise InputError(
+			f"{name}: is no record of background loci ({error!r}); give {{name}}.negatives.record.json"
+		) from error
+	if not (arrays[0].ndim == 1 and len(arrays[0]) - 1 == len(arrays[1]) == len(arrays[2]) > 0):
+		shapes = ", ".join(str(a.shape) for a in arrays)
+		raise InputError(f"{name}: bin_edges, gc_loci and gc_negatives have shapes {shapes}, not (B + 1,), (B,), (B,)")
+	return *arrays, ks
 
 
 # ---------------------------------------------------------------------------------------------- shared

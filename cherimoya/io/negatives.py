@@ -181,7 +181,7 @@ def gc_matched_negatives(
 	tilings: int, default 1
 		1 tiles the chromosomes once, from their first base. With k, bins of GC content that are short of tiles take
 		more from k - 1 further tilings, shifted by in_window / k, 2 in_window / k and so on, before they borrow from
-		other bins. No two background loci ever overlap.
+		other bins, unless GC content then matches less well. No two background loci ever overlap.
 	random_state: int or None, default 0
 		The seed; None draws one.
 	absolute: bool, default False
@@ -236,7 +236,12 @@ def gc_matched_negatives(
 	wanted = len(placed) if n is None else n
 	edges = _bin_edges(bin_width)
 	target = _scaled(_histogram(gc_loci, edges), wanted)
-	chosen, shifted = _choose(first.tiles, [f.tiles for f in further], edges, target, width=in_window, seed=seed)
+	chosen, shifted = _choose(first.tiles, edges, target, seed), 0
+	if further:
+		mixed, n_shifted = _choose_mixed(first.tiles, [f.tiles for f in further], edges, target, in_window, seed)
+		# A shifted tile stands on tiles that other bins might have borrowed, so that now and then it does harm.
+		if (len(mixed.gc), -ks_distance(gc_loci, mixed.gc)) > (len(chosen.gc), -ks_distance(gc_loci, chosen.gc)):
+			chosen, shifted = mixed, n_shifted
 	return Negatives(
 		loci=_as_loci(chosen, list(genome.chrom_sizes), in_window),
 		requested=wanted,
@@ -562,14 +567,17 @@ def _overlaps(loci: Loci | None, chrom: str, starts: np.ndarray, width: int) -> 
 # ---- the choice -----------------------------------------------------------------------------------------------------
 
 
-def _choose(
-	first: _Tiles, further: list[_Tiles], edges: np.ndarray, target: np.ndarray, *, width: int, seed: int
+def _choose(tiles: _Tiles, edges: np.ndarray, target: np.ndarray, seed: int) -> _Tiles:
+	"""The chosen tiles of one tiling, in the order of the genome."""
+	return tiles.take(match_bins(_bins(tiles.gc, edges), target, np.random.default_rng(seed)))
+
+
+def _choose_mixed(
+	first: _Tiles, further: list[_Tiles], edges: np.ndarray, target: np.ndarray, width: int, seed: int
 ) -> tuple[_Tiles, int]:
-	"""The chosen tiles, in the order of the genome, and how many of them are of further tilings."""
+	"""The chosen tiles of several tilings, in the order of the genome, and how many are of the further ones."""
 	rng = np.random.default_rng(seed)
 	bins = _bins(first.gc, edges)
-	if not further:
-		return first.take(match_bins(bins, target, rng)), 0
 	shifted = _Tiles(*(np.concatenate(column) for column in zip(*further, strict=True)))
 	shifted_bins = _bins(shifted.gc, edges)
 	ground = _Ground(first, bins, target, width)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cherimoya.errors import InputError
+from cherimoya.errors import InputError, SettingsError
 from cherimoya_cli.utils import add_setting_argument, say, settings_from_args, versions, warn, write_json
 
 if TYPE_CHECKING:
@@ -23,7 +23,11 @@ FLAGS = (
 	"chroms",
 	"exclusion_lists",
 	"random_state",
+	"tilings",
+	"n_jobs",
+	"plot_filename",
 )
+PICTURES = (".png", ".pdf", ".svg")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 	parser.add_argument("--chroms", nargs="+", metavar="CHROM", help=chroms_help)
 	repeat("exclusion_lists", "--exclusion", what="BED file of regions that no background locus may overlap")
 	add("random_state", "--seed", type=int, metavar="SEED")
+	add("tilings", "--tilings", type=int, metavar="K")
+	add("n_jobs", "-j", "--n_jobs", "--n-jobs", type=int, metavar="PROCESSES")
+	add("plot_filename", "--plot", metavar="FILE")
 	parser.add_argument("-v", "--verbose", action="store_true", help="show progress and the histogram of GC content")
 
 
@@ -57,8 +64,11 @@ def run(args: argparse.Namespace) -> int:
 		return explain(args)
 	settings = settings_from_args("negatives", args, flags=flag_values(args))
 	output = output_path(settings)
+	check_tilings(settings)
+	check_picture(settings.plot_filename)
 	negatives = compute(settings)
 	write(output, negatives, settings)
+	tell(output, negatives, settings)
 	return 0
 
 
@@ -92,6 +102,27 @@ def output_path(settings: Any) -> Path:
 	return path
 
 
+def check_tilings(settings: Any) -> None:
+	"""SettingsError where tilings cannot be told apart: shifts are whole bases."""
+	if settings.tilings > settings.in_window:
+		raise SettingsError(
+			f"tilings is {settings.tilings}, more than the {settings.in_window} bp of in_window; give a few, such as 4"
+		)
+
+
+def check_picture(path: str | None) -> None:
+	"""An error, before any work, when a picture that is asked for cannot be drawn or written."""
+	if path is None:
+		return
+	from cherimoya.plot import require_matplotlib
+
+	if Path(path).suffix.lower() not in PICTURES:
+		raise SettingsError(f"plot_filename: {path} does not say the kind of picture; end it in {', '.join(PICTURES)}")
+	if not Path(path).parent.is_dir():
+		raise InputError(f"{path}: its folder does not exist; make it, or choose another place for plot_filename")
+	require_matplotlib("plot_filename")
+
+
 def compute(settings: Any) -> "Negatives":
 	"""The background loci."""
 	from cherimoya.io.genome import Genome
@@ -109,25 +140,53 @@ def compute(settings: Any) -> "Negatives":
 		max_n_perc=settings.max_n_perc,
 		beta=settings.beta,
 		n=settings.n,
+		tilings=settings.tilings,
 		random_state=settings.random_state,
 		absolute=settings.absolute_signals,
+		workers=settings.n_jobs,
 		verbose=settings.verbose,
 	)
 
 
 def write(output: Path, negatives: "Negatives", settings: Any) -> None:
-	"""Write the BED file and, beside it, the record of how it was made; print the account."""
+	"""Write the BED file and, beside it, the record of how it was made and the account; and the picture."""
 	from cherimoya.io.loci import write_bed
+	from cherimoya.io.windows import Accounting
+	from cherimoya_cli.inference import publish_together
+	from cherimoya_cli.measuring import write_accounting
 
-	loci = negatives.loci
-	write_bed(output, loci.chroms, loci.starts, loci.ends)
 	record = {
 		**negatives.to_dict(),
 		"output": str(output),
 		"versions": versions(),
 		"settings": settings.model_dump(mode="json"),
 	}
-	write_json(output.with_name(f"{output.name.removesuffix('.bed')}.record.json"), record)
+	stem = output.name.removesuffix(".bed")
+	paths = [output, *(output.with_name(f"{stem}.{end}") for end in ("record.json", "accounting.tsv"))]
+	if settings.plot_filename is not None:
+		paths.append(Path(settings.plot_filename))
+	with publish_together(paths) as (bed, as_json, tsv, *pictures):
+		write_bed(bed, negatives.loci.chroms, negatives.loci.starts, negatives.loci.ends)
+		write_json(as_json, record)
+		tiles = Accounting(negatives.tiles, negatives.usable, negatives.removed)
+		write_accounting(tsv, {"loci": negatives.accounting, "tiles": tiles})
+		for picture in pictures:
+			draw(picture, negatives)
+
+
+def draw(path: Path, negatives: "Negatives") -> None:
+	"""Write the picture of the GC content of loci and background."""
+	from matplotlib.figure import Figure
+
+	from cherimoya.plot import plot_gc
+
+	figure = Figure(figsize=(4.6, 3.2), layout="constrained")
+	plot_gc(negatives, ax=figure.add_subplot())
+	figure.savefig(path, dpi=200)
+
+
+def tell(output: Path, negatives: "Negatives", settings: Any) -> None:
+	"""Print where loci and tiles went, how well GC content matches, and what was written."""
 	say(negatives.accounting.table("Loci to match"))
 	say()
 	say(negatives.table("Background", histogram=settings.verbose))
@@ -139,4 +198,4 @@ def write(output: Path, negatives: "Negatives", settings: Any) -> None:
 		)
 	if settings.random_state is None:
 		say(f"The seed drawn is {negatives.random_state}")
-	say(f"Wrote {output}")
+	say(f"Wrote {output}" + (f" and {settings.plot_filename}" if settings.plot_filename is not None else ""))

@@ -15,6 +15,7 @@ from cherimoya.plot import (
 	MODEL,
 	MUTED,
 	RULE,
+	draw_gc,
 	draw_logo,
 	draw_profile,
 	draw_training,
@@ -285,16 +286,10 @@ def histogram(
 
 def gc_histogram(edges: np.ndarray, loci: np.ndarray, background: np.ndarray) -> Picture:
 	"""GC content of loci and background, as shares of each: ``edges`` (bins + 1,), the others (bins,)."""
-	shares = [100 * values / max(values.sum(), 1) for values in (loci, background)]
-	used = np.flatnonzero(loci + background)
-	first, last = (int(used[0]), int(used[-1])) if len(used) else (0, len(loci) - 1)
 
 	def paint(figure: Figure) -> None:
 		ax = _axes(figure)
-		ax.stairs(shares[0], 100 * edges, fill=True, color=MODEL, alpha=0.85, label="loci")
-		ax.stairs(shares[1], 100 * edges, color=BASELINE, linewidth=1.4, label="background")
-		ax.set_xlim(100 * edges[max(first - 1, 0)], 100 * edges[min(last + 2, len(edges) - 1)])
-		ax.set_ylim(0, 1.25 * max(float(max(share.max() for share in shares)), 1e-9))
+		draw_gc(ax, edges, loci, background)
 		ax.set_xlabel("GC content of the input window (%)")
 		ax.set_ylabel("Loci (%)")
 		ax.set_title("GC content")

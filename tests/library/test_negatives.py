@@ -1,13 +1,15 @@
 """GC-matched background loci: the filters, the matching, the files and the command."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cherimoya.errors import InputError
+from cherimoya.errors import InputError, MissingFileError
 from cherimoya.io.genome import Genome
 from cherimoya.io.loci import read_loci
 from cherimoya.io.negatives import FILTERS, gc_content, gc_matched_negatives, ks_distance, match_bins
@@ -151,8 +153,10 @@ def test_a_ceiling_of_zero_lets_silent_tiles_pass(world, tmp_path, make_bigwig):
 		({"max_n_perc": 1.5}, "max_n_perc"),
 		({"beta": -1}, "beta"),
 		({"n": 0}, "n must"),
+		({"tilings": 0}, "tilings"),
+		({"tilings": W + 1}, "tilings"),
 	],
-	ids=["bin width", "n fraction", "beta", "n"],
+	ids=["bin width", "n fraction", "beta", "n", "no tiling", "more tilings than bases"],
 )
 def test_arguments_that_are_refused(world, options, named):
 	with pytest.raises(ValueError, match=named):
@@ -212,6 +216,72 @@ def test_gc_content_leaves_unknown_bases_out():
 	assert gc_content(codes)[:2].tolist() == [0.5, 0.5] and np.isnan(gc_content(codes)[2])
 
 
+# ---- further tilings ------------------------------------------------------------------------------------------------
+
+
+def test_shifted_tilings_fill_bins_that_are_short():
+	"""A GC-rich stretch that lies across the border of two tiles fills neither, but one of the second tiling."""
+	poor, rich = "AT" * 500, "CG" * 50
+	genome = Genome({"chr1": poor + "A" * 50 + rich + poor, "chr2": rich * 2})
+	options = {"in_window": W, "out_window": W, "chroms": ["chr1", "chr2"]}
+	once, twice = (gc_matched_negatives(_table([("chr2", 50, 150)]), genome, **options, tilings=k) for k in (1, 2))
+	assert once.loci.starts.tolist() in ([1000], [1100]) and once.mean_gc_negatives == 0.5 and once.shifted == 0
+	assert twice.loci.starts.tolist() == [1050] and twice.mean_gc_negatives == 1 and twice.shifted == 1
+	assert "1 of them of shifted tilings" in twice.table() and "shifted" not in once.table()
+	assert once.ks_least == twice.ks_least == 1 and (once.ks, twice.ks) == (1, 0)
+
+
+@pytest.mark.parametrize("n", [100, 200, 500, 900])
+def test_further_tilings_never_match_worse(world, n):
+	few = {**world, "rows": [row for row in world["rows"] if row[1] % 3 == 0]}
+	once, twice, five = (_find(few, tilings=k, n=n) for k in (1, 2, 5))
+	for more in (twice, five):
+		assert (len(more), -more.ks) >= (len(once), -once.ks)
+	if n == 200:
+		assert five.shifted > 0 and five.ks < once.ks
+
+
+# ---- the picture ----------------------------------------------------------------------------------------------------
+
+
+def test_plot_gc_draws_shares_of_loci_and_background(world, tmp_path):
+	pytest.importorskip("matplotlib")
+	from matplotlib.figure import Figure
+
+	from cherimoya.plot import plot_gc
+
+	found = _find(world)
+	path = tmp_path / "a.record.json"
+	path.write_text(json.dumps(found.to_dict()))
+	for source in (found, found.to_dict(), path):
+		ax = plot_gc(source, ax=Figure().add_subplot(), title="GC")
+		shares = [patch.get_data().values for patch in ax.patches]
+		assert shares[0] == pytest.approx(100 * found.gc_loci / found.gc_loci.sum())
+		assert shares[1] == pytest.approx(100 * found.gc_negatives / len(found))
+		assert f"{found.ks:.3f}" in ax.get_legend().get_title().get_text()
+		assert [text.get_text() for text in ax.get_legend().get_texts()] == ["loci", "background"]
+
+
+SHORT = '{"bin_edges": [0, 1], "gc_loci": [], "gc_negatives": [], "ks": 0}'
+
+
+@pytest.mark.parametrize(
+	"content, expected",
+	[("{", "JSON"), ('{"a": 1}', "no record"), (SHORT, "(0,)")],
+	ids=["no JSON", "another record", "shapes"],
+)
+def test_plot_gc_names_what_is_no_record(tmp_path, content, expected):
+	from cherimoya.plot import plot_gc
+
+	path = tmp_path / "a.json"
+	with pytest.raises(MissingFileError, match="no such file"):
+		plot_gc(path)
+	path.write_text(content)
+	with pytest.raises(InputError) as caught:
+		plot_gc(path)
+	assert expected in str(caught.value) and "a.json" in str(caught.value)
+
+
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +307,10 @@ def test_the_command_writes_the_same_file_twice(tiny_genome, tmp_path, capsys):
 	assert record["found"] == 82 and record["random_state"] == 3 and record["accounting"]["dropped"]["excluded"] == 1
 	loci = read_loci(tmp_path / "new folder" / "a.bed")
 	assert ((loci.ends - loci.starts) == 120).all()
+	rows = [line.split("\t") for line in (tmp_path / "new folder" / "a.accounting.tsv").read_text().splitlines()]
+	assert rows[0] == ["split", "file", "reason", "count"]
+	assert ["loci", "all", "excluded", "1"] in rows and ["loci", "all", "kept", "82"] in rows
+	assert ["tiles", "all", "overlaps a locus", str(record["removed"]["overlaps a locus"])] in rows
 
 
 def test_flags_beat_the_json_and_set(tiny_genome, tmp_path, capsys):
@@ -259,6 +333,29 @@ def test_flags_beat_the_json_and_set(tiny_genome, tmp_path, capsys):
 	assert "in_window" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind, magic", [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
+def test_the_command_draws_the_gc_content(tiny_genome, tmp_path, capsys, kind, magic):
+	pytest.importorskip("matplotlib")
+	picture = tmp_path / f"gc.{kind}"
+	assert _run(*_flags(tiny_genome, tmp_path / "a.bed", "--plot", picture, "--tilings", 2, "-j", 1)) == 0
+	assert picture.read_bytes().startswith(magic) and str(picture) in capsys.readouterr().out
+	record = json.loads((tmp_path / "a.record.json").read_text())
+	assert record["settings"]["tilings"] == 2 and record["settings"]["n_jobs"] == 1
+	assert sorted(p.name for p in tmp_path.iterdir()) == ["a.accounting.tsv", "a.bed", "a.record.json", f"gc.{kind}"]
+
+
+def test_the_command_does_not_import_torch(tiny_genome, tmp_path):
+	code = (
+		"import sys\n"
+		"from cherimoya_cli.__main__ import main\n"
+		"code = main(sys.argv[1:])\n"
+		"sys.exit(code or 'torch' in sys.modules)"
+	)
+	argv = ["negatives", *map(str, _flags(tiny_genome, tmp_path / "a.bed"))]
+	done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, timeout=120)
+	assert done.returncode == 0, done.stderr
+
+
 def test_fewer_than_asked_for_is_said(tiny_genome, tmp_path, capsys):
 	assert _run(*_flags(tiny_genome, tmp_path / "a.bed", "--set", "n=100000")) == 0
 	captured = capsys.readouterr()
@@ -274,8 +371,11 @@ def test_fewer_than_asked_for_is_said(tiny_genome, tmp_path, capsys):
 		(["--chroms", "chr9"], 3, "no locus is left"),
 		(["-b", "missing.bw"], 3, "missing.bw"),
 		(["--unknown"], 2, "--unknown"),
+		(["--tilings", "121"], 2, "tilings is 121"),
+		(["--plot", "a.doc"], 2, "a.doc"),
+		(["--plot", "nowhere/a.png"], 3, "nowhere/a.png"),
 	],
-	ids=["bin width", "n fraction", "fasta", "chromosome", "bigwig", "flag"],
+	ids=["bin width", "n fraction", "fasta", "chromosome", "bigwig", "flag", "tilings", "picture", "picture's folder"],
 )
 def test_what_the_command_refuses(tiny_genome, tmp_path, capsys, more, code, expected):
 	assert _run(*_flags(tiny_genome, tmp_path / "a.bed", *more)) == code
