@@ -25,7 +25,8 @@ from cherimoya.errors import (
 from cherimoya.io._files import cache_folder, is_remote
 from cherimoya.io.names import REMEDY, alike
 from cherimoya.memory import available_memory
-from cherimoya_cli.plan import Step, has_reads, needed_extras
+from cherimoya_cli.measuring import check_splits_apart
+from cherimoya_cli.plan import Step, has_reads, needed_extras, split_files
 from cherimoya_cli.reads import (
 	ReadAccounting,
 	controls_of,
@@ -35,7 +36,7 @@ from cherimoya_cli.reads import (
 	iterate_reads,
 	read_groups,
 )
-from cherimoya_cli.settings import SECTIONS, SPLITS, PipelineSettings
+from cherimoya_cli.settings import SECTIONS, SPLIT_LOCI, SPLITS, PipelineSettings
 from cherimoya_cli.utils import check_split, output_folder, resolve_device, warn, write_json
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def _settings_problems(settings: PipelineSettings) -> Iterator[str]:
 		conversions(values)
 	except SettingsError as error:
 		yield str(error)
-	if settings.loci is None and settings.fit_parameters.loci is None and not has_reads(settings.signals):
+	given = settings.loci or settings.fit_parameters.loci or split_files(settings.fit_parameters)
+	if not given and not has_reads(settings.signals):
 		yield (
 			"loci is null and signals are bigWigs, but peaks can only be called from reads; name the peaks in loci, "
 			"or give the reads as signals"
@@ -168,9 +170,9 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 		attempt(_check_reads, active, genome)
 		attempt(_check_tracks, active, made, genome)
 		for step in active:
-			for key in ("loci", "negatives", "exclusion_lists"):
+			for key in ("loci", "negatives", "exclusion_lists", *SPLIT_LOCI.values()):
 				paths = tuple(path for path in step.settings.get(key) or () if path not in made)
-				summits = key == "loci" and step.settings.get("summits", False)
+				summits = key not in ("negatives", "exclusion_lists") and step.settings.get("summits", False)
 				if paths and (paths, summits) not in loci:
 					loci[paths, summits] = attempt(_read_loci, key, list(paths), summits, genome)
 		fit = next((step for step in active if step.name in ("fit", "evaluate")), None)
@@ -178,7 +180,10 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 		if fit is not None and isinstance(settings, PipelineSettings):
 			for notice in attempt(check_split, settings, genome.chrom_sizes) or ():
 				warn(f"note: {settings.source}: {notice}")
-		if fit is not None and len(errors) == before and not made & set(fit.settings["loci"]):
+		if fit is not None and fit.settings["training_loci"] is not None:
+			if len(errors) == before:
+				attempt(check_splits_apart, SimpleNamespace(**fit.settings), genome)
+		elif fit is not None and len(errors) == before and not made & set(fit.settings["loci"]):
 			table = loci.get((tuple(fit.settings["loci"]), fit.settings["summits"]))
 			if table is not None:
 				attempt(_check_splits, settings, fit, table, genome)
@@ -397,31 +402,43 @@ def estimate_needs(active: Sequence[Step], device: str, n_loci: Mapping[tuple[st
 	n_loci: dict
 		Number of loci in each list of files that is known already.
 	"""
+	from cherimoya.io.storage import estimate_bytes
+
 	disk = memory = 0
 	for step in active:
 		values = step.settings
-		n = n_loci.get(tuple(values.get("loci") or ()), 0)
+		n = _count_loci(values, n_loci)
 		if step.name in ("peaks", "signals"):
 			files = [path for key in ("signals", "controls") for group in read_groups(values[key]) for path in group]
 			size = sum(Path(path).stat().st_size for path in files if Path(path).is_file())
 			disk += (8 if step.name == "peaks" else 3) * size  # plain text of gzipped or binary reads; counts at 1 bp
 			memory = max(memory, 8 * size)
 		channels = sum(len(group) for group in read_groups(values.get("signals")))
-		controls = sum(len(group) for group in read_groups(values.get("controls")))
 		if step.name in ("fit", "evaluate", "predict", "attribute"):
-			wide = 2 * values.get("max_jitter", 0)
-			window = (values["in_window"] + wide) * (1 + 4 * controls) + 4 * channels * (values["out_window"] + wide)
-			memory = max(memory, 2 * n * window)
+			windows = estimate_bytes(
+				n,
+				in_window=values["in_window"],
+				out_window=values["out_window"],
+				max_jitter=values.get("max_jitter", 0),
+				n_signals=channels,
+				n_controls=sum(len(group) for group in read_groups(values.get("controls"))),
+				cache=values.get("cache"),
+			)
+			memory = max(memory, windows.memory)
 		if step.name == "fit" and device == "cpu":
-			saved = (
-				4 * values["batch_size"] * values["in_window"] * values["n_filters"]
-			)  # bytes of one layer's activations
-			memory = max(memory, 2 * n * window + saved * (2 * (1 + values["expansion"]) * values["n_layers"] + 4))
+			layer = 4 * values["batch_size"] * values["in_window"] * values["n_filters"]  # bytes of its activations
+			memory = max(memory, windows.memory + layer * (2 * (1 + values["expansion"]) * values["n_layers"] + 4))
 		if step.name == "predict":
 			disk += 8 * n * channels * values["out_window"]
 		if step.name == "attribute":
 			disk += 6 * 4 * min(n, values["max_loci"] or n) * (values["attr_window"] or values["in_window"])
 	return Needs(disk, memory, device)
+
+
+def _count_loci(values: Mapping[str, Any], n_loci: Mapping[tuple[str, ...], int]) -> int:
+	"""Loci, and background loci, whose windows a step holds at once."""
+	keys = [*SPLIT_LOCI.values()] if values.get("training_loci") is not None else ["loci"]
+	return sum(n_loci.get(tuple(values.get(key) or ()), 0) for key in (*keys, "negatives"))
 
 
 def _check_machine(settings: PipelineSettings, needs: Needs) -> None:

@@ -2,12 +2,15 @@
 
 import argparse
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cherimoya.errors import CherimoyaError, MissingFileError
+from cherimoya_cli.measuring import write_accounting
 from cherimoya_cli.utils import say, settings_from_args
 
 if TYPE_CHECKING:
+	from cherimoya.io import Accounting, Genome, Loci
 	from cherimoya_cli.plan import Step
 	from cherimoya_cli.settings import PipelineSettings, Settings
 
@@ -22,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 		choices=CHECKED,
 		help="the command that the JSON is for (default: found out from its keys)",
 	)
+	parser.add_argument("--accounting", metavar="TSV", help="also write where the loci would go to this file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
 	command = args.command or detect(args.parameters)
 	say(f"Checking {args.parameters or 'the settings'} for 'cherimoya {command}'")
 	settings = settings_from_args(command, args, make_folder=False)
-	if command == "pipeline":
-		check_pipeline(settings)
-	else:
-		check_command(command, settings)
+	accounts = check_pipeline(settings) if command == "pipeline" else check_command(command, settings)
+	if args.accounting:
+		write_accounting(args.accounting, accounts)
+		say(f"Wrote {args.accounting}")
 	say("No problems found.")
 	return 0
 
@@ -88,7 +92,7 @@ def _flat(value: Any) -> list[Any]:
 # ---- a pipeline -------------------------------------------------------------------------------------
 
 
-def check_pipeline(settings: "PipelineSettings") -> None:
+def check_pipeline(settings: "PipelineSettings") -> "dict[str, Accounting]":
 	"""Check a pipeline as its preflight does, and show its plan and the accounting of its loci."""
 	from cherimoya_cli.plan import forecast, make_plan
 	from cherimoya_cli.preflight import check_run, check_settings
@@ -106,19 +110,21 @@ def check_pipeline(settings: "PipelineSettings") -> None:
 	show_needs(needs.memory, needs.disk, settings.device)
 	made = {path for step in steps for path in step.outputs}
 	fit = next((step for step in steps if step.name in ("fit", "evaluate")), None)
-	if fit is not None and not made & set(fit.settings["loci"] or ()):
-		account(fit.settings, made)
-	else:
+	if fit is None or made & set(fit.settings["loci"] or ()):
 		say("Loci: called from the reads, so they cannot be accounted for yet.")
+		return {}
+	accounts = account(fit.settings, made)
+	for step in (step for step in steps if step.name in ("predict", "attribute")):
+		values = {**step.settings, "signals": None, "controls": None}
+		accounts |= {step.name: account_all(values, f"Loci to {step.name}")["loci"]}
+	return accounts
 
 
 # ---- one command ------------------------------------------------------------------------------------
 
 
-def check_command(command: str, settings: "Settings") -> None:
+def check_command(command: str, settings: "Settings") -> "dict[str, Accounting]":
 	"""Check one command as a pipeline of that one step."""
-	from types import SimpleNamespace
-
 	from cherimoya_cli.plan import Step, step_outputs
 	from cherimoya_cli.preflight import check_run, raise_together
 	from cherimoya_cli.settings import input_files
@@ -153,12 +159,10 @@ def check_command(command: str, settings: "Settings") -> None:
 			errors.append(error)
 	if command == "fit" and not errors:
 		errors += fit_errors(settings)
-	if not errors and "training_chroms" in values:
-		account(values, set())
-	elif not errors:
-		account_all(values)
 	raise_together(errors)
+	accounts = account(values, set()) if "training_chroms" in values else account_all(values)
 	show_needs(needs.memory, needs.disk, whole.device)
+	return accounts
 
 
 def check_model(command: str, settings: "Settings", path: str) -> None:
@@ -211,40 +215,53 @@ def show_needs(memory: int, disk: int, device: str) -> None:
 	say(f"Device: {resolve_device(device)}")
 
 
-def account(values: dict[str, Any], made: set[str]) -> None:
-	"""Print where the loci of each split would go; counts apply where the signals are bigWigs that are there."""
-	from cherimoya_cli.settings import SPLITS
+def account(values: dict[str, Any], made: set[str]) -> "dict[str, Accounting]":
+	"""Print where the loci of each split, and the background of each, would go.
 
-	titles = {"train": "Training loci", "valid": "Validation loci", "test": "Test loci"}
-	if values.get("chroms"):
-		_account(values, made, "loci", "Chosen loci", values["chroms"])
-		return
-	for part, key in SPLITS.items():
-		if values[key]:
-			_account(values, made, "loci", titles[part], values[key], training=part == "train")
-	known = [path for path in values["negatives"] or () if path not in made]
-	if known:
-		_account(
-			{**values, "negatives": known}, made, "negatives", "Background loci, training", values["training_chroms"]
-		)
+	Counts apply where the signals are bigWigs that are there. Files that steps make (`made`) are passed over.
+	"""
+	from cherimoya_cli.measuring import background_of, open_genome, split_of, splits_of
+
+	settings = SimpleNamespace(**values)
+	genome = open_genome(settings)
+	chosen = bool(values.get("chroms"))
+	splits = splits_of(settings) if chosen else [split_of(settings, "training"), *splits_of(settings)]
+	known = values["negatives"] is not None and not made & set(values["negatives"])
+	accounts = {}
+	for split in splits:
+		training = split.part == "training"
+		accounts[split.part] = _account(values, made, genome, split.loci, split.chroms, split.title, training=training)
+		if known:
+			loci, others = background_of(settings, split, genome)
+			if len(loci):
+				title = f"Background loci, {split.part}"
+				account = _account(values, made, genome, loci, split.chroms, title, background=True, others=others)
+				accounts[f"{split.part}_negatives"] = account
+	return accounts
 
 
-def account_all(values: dict[str, Any]) -> None:
+def account_all(values: dict[str, Any], title: str = "Loci") -> "dict[str, Accounting]":
 	"""Print where the loci of a command without splits would go."""
-	_account(values, set(), "loci", "Loci", values["chroms"])
+	from cherimoya_cli.measuring import open_genome
+
+	genome = open_genome(SimpleNamespace(**values))
+	return {"loci": _account(values, set(), genome, values["loci"], values["chroms"], title)}
 
 
 def _account(
 	values: dict[str, Any],
 	made: set[str],
-	key: str,
-	title: str,
+	genome: "Genome",
+	loci: Any,
 	chroms: Sequence[str] | None,
+	title: str,
 	*,
 	training: bool = False,
-) -> None:
+	background: bool = False,
+	others: "Loci | None" = None,
+) -> "Accounting":
 	"""Extract the windows of one part, and print the table of what is kept and dropped."""
-	from cherimoya.io import Genome, extract_windows, parse_groups
+	from cherimoya.io import extract_windows, parse_groups
 	from cherimoya.io._files import is_remote
 
 	tracks = {}
@@ -252,10 +269,10 @@ def _account(
 		given = values.get(name)
 		known = given and not any(path in made or is_remote(path) for path in parse_groups(given)[0])
 		tracks[name] = given if known else None
-	limits = key == "loci" and tracks["signals"] is not None
-	windows = extract_windows(
-		values[key],
-		Genome(values["sequences"], chrom_aliases=values["chrom_aliases"]),
+	limits = not background and tracks["signals"] is not None
+	accounting = extract_windows(
+		loci,
+		genome,
 		tracks["signals"],
 		tracks["controls"],
 		in_window=values["in_window"],
@@ -264,10 +281,13 @@ def _account(
 		chroms=chroms,
 		min_counts=values.get("min_counts") if limits else None,
 		max_counts=values.get("max_counts") if limits else None,
-		summits=values.get("summits", False) and key == "loci",
+		summits=values.get("summits", False) and not background,
 		exclusion_lists=values["exclusion_lists"],
 		drop_outliers=training and limits,
 		absolute=values.get("absolute_signals", False),
-		allow_empty=key == "negatives",
-	)
-	say(windows.accounting.table(title))
+		allow_empty=background,
+	).accounting
+	if others is not None:
+		accounting = accounting.with_others(others, "in another split")
+	say(accounting.table(title))
+	return accounting
