@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from cherimoya.errors import CherimoyaError
+from cherimoya.errors import CherimoyaError, Interrupted
 from cherimoya_cli.registry import COMMANDS
 
 INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
@@ -74,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 		return 2
 	try:
 		return _run(name, rest)
+	except Interrupted as error:
+		sys.stdout.flush()
+		print(f"\ncherimoya {name}: interrupted; {error}. To go on, give the same command again", file=sys.stderr)
+		return error.exit_code
 	except CherimoyaError as error:
 		sys.stdout.flush()
 		print(f"cherimoya {name}: error: {error}", file=sys.stderr)

@@ -82,7 +82,15 @@ def fitted(tmp_path_factory, settings):
 def test_fit_leaves_its_files_and_nothing_else(fitted):
 	splits = [f"run{split}.{rest}" for split in ("", ".test") for rest in ("performance.tsv", "performance.json")]
 	splits += [f"run{split}.{rest}" for split in ("", ".test") for rest in ("baselines.tsv", "evaluation.npz")]
-	run = ["run.torch", "run.final.torch", "run.log", "run.detailed.log", "run.fit.record.json", "fit.json"]
+	run = [
+		"run.torch",
+		"run.final.torch",
+		"run.log",
+		"run.detailed.log",
+		"run.checkpoint",
+		"run.fit.record.json",
+		"fit.json",
+	]
 	run.append("run.fit.accounting.tsv")
 	assert sorted(path.name for path in fitted.iterdir()) == sorted(splits + run)
 
