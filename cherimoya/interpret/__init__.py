@@ -1,16 +1,20 @@
 """What a trained model says about sequences: predictions, and the contribution of each base.
 
-Imported lazily: naming this package costs neither torch nor numpy. ``predict`` is not among its names,
-since its module has that name: ``from cherimoya.interpret.predict import predict``.
+Imported lazily: naming this package costs neither torch nor numpy. Functions that have the name of their module are
+not among its names: ``from cherimoya.interpret.deep_lift_shap import deep_lift_shap``, and likewise ``predict`` and
+``integrated_gradients``.
 """
 
 from importlib import import_module
 
 _HOMES = {
+	"Attribution": "cherimoya.interpret._contrast",
 	"Prediction": "cherimoya.interpret.predict",
 	"expected_counts": "cherimoya.interpret.predict",
+	"dinucleotide_shuffle": "cherimoya.interpret.references",
 	"projected_contributions": "cherimoya.interpret.attribution",
 	"saturation_mutagenesis": "cherimoya.interpret.attribution",
+	"tangermeme_rules": "cherimoya.interpret.deep_lift_shap",
 }
 
 
