@@ -90,6 +90,8 @@ def load_windows(
 		exclusion_lists=settings.exclusion_lists,
 		absolute=settings.absolute_signals,
 		verbose=settings.verbose,
+		cache=settings.cache,
+		progress=say if settings.verbose else None,
 	)
 	say(windows.accounting.table(title))
 	zeros = model.n_control_tracks and controls is None

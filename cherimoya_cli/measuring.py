@@ -258,6 +258,8 @@ def _read(
 		exclusion_lists=settings.exclusion_lists,
 		absolute=settings.absolute_signals,
 		verbose=settings.verbose,
+		cache=settings.cache,
+		progress=say if settings.verbose else None,
 		**options,
 	)
 	if others is not None:

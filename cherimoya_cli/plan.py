@@ -27,7 +27,9 @@ from cherimoya_cli.signals import signal_paths
 REASONS_SHOWN = 3
 """How many reasons to run a step are told."""
 
-INDIFFERENT = frozenset({"verbose", "num_workers", "n_jobs", "device", "skip", "dry_run", "resume", "tensorboard"})
+INDIFFERENT = frozenset(
+	{"verbose", "cache", "num_workers", "n_jobs", "device", "skip", "dry_run", "resume", "tensorboard"}
+)
 """Settings that change how a step runs, but not what comes out."""
 
 

@@ -242,6 +242,18 @@ class VerboseKeys(BaseModel):
 	verbose: bool = Field(True, description="Print progress and the accounting of loci.")
 
 
+class CacheKeys(BaseModel):
+	"""Where extracted windows are kept."""
+
+	cache: str | None = Field(
+		"auto",
+		min_length=1,
+		description='Folder that keeps extracted windows for later runs; "auto": the user\'s cache folder, if they '
+		"take 64 MiB or more; null: none.",
+		json_schema_extra={"expects": 'the path of a folder, or "auto"'},
+	)
+
+
 class SeedKeys(BaseModel):
 	"""Randomness."""
 
@@ -570,6 +582,7 @@ class FitSettings(
 	SplitKeys,
 	ModelKeys,
 	TrainingOptions,
+	CacheKeys,
 	VerboseKeys,
 	SeedKeys,
 	DeviceKeys,
@@ -611,6 +624,7 @@ class EvaluateSettings(
 	PlaceKeys,
 	CountLimitKeys,
 	SplitKeys,
+	CacheKeys,
 	VerboseKeys,
 	TrainedModelKeys,
 	DeviceKeys,
@@ -621,6 +635,7 @@ class EvaluateSettings(
 
 class InferenceSettings(
 	PlaceKeys,
+	CacheKeys,
 	VerboseKeys,
 	TrainedModelKeys,
 	DeviceKeys,
@@ -690,6 +705,7 @@ class ReportSettings(NameKeys, Settings):
 
 class PipelineSettings(
 	RunKeys,
+	CacheKeys,
 	VerboseKeys,
 	SeedKeys,
 	TrainedModelKeys,

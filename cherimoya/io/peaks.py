@@ -1,6 +1,7 @@
 """The loader of training batches: windows around peaks and negatives, mixed by the sampler."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,8 @@ def PeakGenerator(
 	verbose: bool = False,
 	*,
 	absolute: bool = False,
+	cache: str | os.PathLike | None = None,
+	progress: Callable[[str], None] | None = None,
 ) -> torch.utils.data.DataLoader:
 	"""The DataLoader over a PeakNegativeSampler of the windows around peaks and negatives.
 
@@ -80,6 +83,10 @@ def PeakGenerator(
 		Show a progress bar on a terminal while reading.
 	absolute: bool, default False
 		Take the absolute values of negative signals.
+	cache: path, "auto" or None, default None
+		Where the windows are kept; see :func:`cherimoya.io.windows.extract_windows`.
+	progress: callable or None, default None
+		Called with lines of text on what the load needs and waits for.
 
 	Returns
 	-------
@@ -114,6 +121,8 @@ def PeakGenerator(
 		"chroms": chroms,
 		"exclusion_lists": exclusion_lists,
 		"verbose": verbose,
+		"cache": cache,
+		"progress": progress,
 	}
 	peak_windows = extract_windows(
 		peaks,

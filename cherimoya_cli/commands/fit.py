@@ -117,6 +117,8 @@ def load(settings: Any) -> Loaded:
 		batch_size=settings.batch_size,
 		verbose=settings.verbose,
 		absolute=settings.absolute_signals,
+		cache=settings.cache,
+		progress=say if settings.verbose else None,
 	)
 	training.worker_init_fn = leave_signals_to_parent
 	if others is not None:

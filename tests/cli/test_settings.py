@@ -99,9 +99,13 @@ def _signature(path):
 		(
 			"cherimoya.io.windows.extract_windows",
 			"fit",
-			{"absolute": "absolute_signals", "chroms": None, "max_jitter": None, "verbose": None},
+			{"absolute": "absolute_signals", "chroms": None, "max_jitter": None, "verbose": None, "cache": None},
 		),
-		("cherimoya.io.peaks.PeakGenerator", "fit", {"chroms": None, "verbose": None, "random_state": None}),
+		(
+			"cherimoya.io.peaks.PeakGenerator",
+			"fit",
+			{"chroms": None, "verbose": None, "random_state": None, "cache": None},
+		),
 		("cherimoya.io.negatives.gc_matched_negatives", "negatives", {"verbose": None}),
 		("cherimoya.Cherimoya", "fit", {"name": None, "verbose": None, "random_state": None}),
 		(
