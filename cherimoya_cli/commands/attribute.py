@@ -105,6 +105,7 @@ def load(settings: Any, device: "torch.device") -> Loaded:
 		mask[np.flatnonzero(mask)[left_out]] = False
 		accounting = windows.accounting.without(windows.loci[left_out], "beyond max_loci")
 		windows = replace(windows[rows], accounting=accounting)
+		say(accounting.table(f"Loci to attribute, with max_loci {settings.max_loci:,}"))
 	width = settings.attr_window or settings.in_window
 	start = settings.in_window // 2 - width // 2  # both windows are [mid - w // 2, mid + (w + 1) // 2)
 	return Loaded(model, windows, mask, start, start + width, genome.chrom_sizes)
