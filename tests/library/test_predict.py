@@ -303,6 +303,18 @@ def test_devices_that_are_not_there(device: str, words: str) -> None:
 		predict(make_model(), make_codes(), device=device)
 
 
+def test_no_earlier_batch_is_kept() -> None:
+	model, alive = make_model(), []
+
+	def check(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+		assert all(reference() is None for reference in alive)
+		alive.append(weakref.ref(inputs[0]))
+
+	model.register_forward_pre_hook(check)
+	predict(model, make_codes(9), batch_size=2)
+	assert len(alive) == 5
+
+
 def test_no_sequences_give_empty_predictions() -> None:
 	result = predict(make_model(), make_codes()[:0])
 	assert result.logits.shape == (0, 3, OUT) and result.log_counts.shape == (0, 2)
