@@ -1,5 +1,6 @@
 """``cherimoya cache``: what the cache of windows holds, and clearing it."""
 
+import json
 import os
 import time
 
@@ -99,3 +100,45 @@ def test_the_default_folder_and_an_empty_one(tmp_path, monkeypatch, capsys):
 	assert main(["cache", "list"]) == 0 and main(["cache", "clear"]) == 0
 	windows = tmp_path / "here" / "windows"
 	assert capsys.readouterr().out == f"{windows}: the cache is empty\n{windows}: there is nothing to clear\n"
+
+
+def test_every_command_makes_the_same_of_cached_windows(tiny_genome, tmp_path, capsys):
+	shared = {
+		"sequences": str(tiny_genome.fasta),
+		"loci": str(tiny_genome.peaks),
+		"signals": [str(tiny_genome.signal), [str(tiny_genome.plus), str(tiny_genome.minus)]],
+		"controls": [str(tiny_genome.control)],
+		"in_window": 300,
+		"out_window": 100,
+		"device": "cpu",
+	}
+	splits = {"training_chroms": ["chr1"], "validation_chroms": ["chr2"], "test_chroms": ["chr3"]}
+	observed = {**splits, "negatives": str(tiny_genome.negatives), "batch_size": 16}
+	fit = {"n_filters": 4, "n_layers": 2, "max_epochs": 1, "num_workers": 0, "max_jitter": 10, "negative_ratio": 0.5}
+	steps = {
+		"fit": {**observed, **fit},
+		"evaluate": observed,
+		"predict": {"chroms": ["chr3"]},
+		"attribute": {"chroms": ["chr3"], "attr_window": 20, "max_loci": 2},
+	}
+	for run, where in (("plain", None), ("made", str(tmp_path / "cache")), ("found", str(tmp_path / "cache"))):
+		(tmp_path / run).mkdir()
+		for command, settings in steps.items():
+			path = tmp_path / run / f"{command}.json"
+			path.write_text(json.dumps({"name": str(tmp_path / run / "x"), "cache": where, **shared, **settings}))
+			assert main([command, "-p", str(path)]) == 0, capsys.readouterr().err
+		assert ("of disk in" in capsys.readouterr().out) == (run == "made")
+	assert len(cache.entries(tmp_path / "cache")) >= 5
+	names = sorted(path.name for path in (tmp_path / "plain").iterdir())
+	compared = 0
+	for name in names:
+		plain, *others = ((tmp_path / run / name) for run in ("plain", "made", "found"))
+		for other in others:
+			if name.endswith((".torch", ".npy", ".bw", ".bed", "accounting.tsv", "performance.tsv")):
+				assert plain.read_bytes() == other.read_bytes(), name
+				compared += 1
+			elif name.endswith(".npz"):
+				a, b = np.load(plain), np.load(other)
+				assert all(np.array_equal(a[key], b[key]) for key in a.files), name
+				compared += 1
+	assert compared > 20
