@@ -127,13 +127,14 @@ def check_finite(values: "torch.Tensor", what: str, settings: Any) -> None:
 
 
 class Progress:
-	"""Says how many predictions there are, how long they will take, and how far they are.
+	"""Says how many predictions (or what else is counted) there are, how long they will take, and how far they are.
 
 	Called by the library after each batch. On a terminal, where the library shows a bar, only the estimate is printed.
 	"""
 
-	def __init__(self, what: str) -> None:
+	def __init__(self, what: str, unit: str = "predictions") -> None:
 		self.what = what
+		self.unit = unit
 		self.bar = sys.stderr.isatty()
 		self.first: tuple[float, int] | None = None
 		self.said = False
@@ -152,10 +153,11 @@ class Progress:
 				return
 			self.said, self.next_line = True, now + 30
 			if done < total:
-				say(f"{self.what}: {made / max(seconds, 1e-9):,.0f} predictions per second, about {_span(left)} to go")
+				rate = made / max(seconds, 1e-9)
+				say(f"{self.what}: {rate:,.0f} {self.unit} per second, about {_span(left)} to go")
 		elif not self.bar and now >= self.next_line and done < total:
 			self.next_line = now + 30
-			say(f"{self.what}: {done:,} of {total:,} predictions ({done / total:.0%}), about {_span(left)} to go")
+			say(f"{self.what}: {done:,} of {total:,} {self.unit} ({done / total:.0%}), about {_span(left)} to go")
 
 
 def check_outputs(settings: Any, paths: Sequence[str]) -> None:

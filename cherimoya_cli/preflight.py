@@ -112,11 +112,6 @@ def _settings_problems(settings: PipelineSettings) -> Iterator[str]:
 			value = getattr(part, key, None)
 			if value != getattr(settings, key) and has_reads(value):
 				yield f"{section}.{key} holds reads; name reads in the {key} of the top level, which all steps share"
-	if settings.attribute_parameters.algorithm == "deep_lift_shap":
-		yield (
-			"attribute_parameters.algorithm is deep_lift_shap, which is not available yet; set it to "
-			'"saturation_mutagenesis"'
-		)
 
 
 # ---- inputs -----------------------------------------------------------------------------------------

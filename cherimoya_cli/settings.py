@@ -397,9 +397,23 @@ class EvaluationKeys(BaseModel):
 class AttributionKeys(BaseModel):
 	"""How contributions are computed."""
 
-	algorithm: Literal["saturation_mutagenesis", "deep_lift_shap"] = Field(
+	algorithm: Literal["saturation_mutagenesis", "deep_lift_shap", "integrated_gradients"] = Field(
 		"saturation_mutagenesis",
-		description="How contributions are computed; deep_lift_shap is accepted in files, but not available yet.",
+		description="How contributions are computed: every substitution predicted, or a comparison with references.",
+	)
+	references: Literal["shuffles", "zeros"] = Field(
+		"shuffles",
+		description="What deep_lift_shap and integrated_gradients compare with: shuffles of each sequence that keep "
+		"its dinucleotides, or zeros.",
+	)
+	n_shuffles: int = Field(
+		20, ge=1, description="Shuffles of each sequence.", json_schema_extra={"unit": "references"}
+	)
+	n_steps: int = Field(20, ge=1, description="Points on the path from a reference, for integrated_gradients.")
+	warning_threshold: float = Field(
+		0.001,
+		ge=0,
+		description="Warn when contributions miss the difference from a reference by more, in units of the output.",
 	)
 	output: Literal["counts", "logcounts", "profile"] = Field(
 		"counts", description="The prediction that is explained; logcounts is another name of counts."
@@ -657,7 +671,7 @@ class PredictSettings(InferenceSettings):
 	"""Settings of ``predict``."""
 
 
-class AttributeSettings(AttributionKeys, InferenceSettings):
+class AttributeSettings(AttributionKeys, SeedKeys, InferenceSettings):
 	"""Settings of ``attribute``."""
 
 
@@ -817,7 +831,6 @@ LATER = {
 """Sections of the published package's JSON for steps that do not exist here yet."""
 
 _LOSS = "the two losses' weights are learned by AdamW at adam_lr and adam_wd; loss_weights fixes them"
-_SHAP = "only DeepLIFT/SHAP reads it, which is not available yet"
 UNUSED = {
 	"compile": "the model is run as it is, without torch.compile",
 	"compile_mode": "the model is run as it is, without torch.compile",
@@ -829,9 +842,7 @@ UNUSED = {
 	"devices": "training uses one device, named by 'device'",
 	"progress_bar": "a progress bar is shown on a terminal, plain lines elsewhere",
 	"performance_filename": "the measures go to {name}.performance.tsv",
-	"fast": _SHAP,
-	"n_shuffles": _SHAP,
-	"warning_threshold": _SHAP,
+	"fast": "every score comes from whole sequences, as normalization couples all positions and no shortcut is exact",
 }
 """Keys of the published package's JSON that have no effect here, and what happens instead."""
 

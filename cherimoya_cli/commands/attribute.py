@@ -1,10 +1,10 @@
-"""``cherimoya attribute``: the contribution of each base to a prediction, by saturation mutagenesis."""
+"""``cherimoya attribute``: the contribution of each base to a prediction."""
 
 import argparse
+import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cherimoya.errors import SettingsError
 from cherimoya_cli.inference import (
 	Progress,
 	check_finite,
@@ -16,7 +16,7 @@ from cherimoya_cli.inference import (
 	save_arrays,
 )
 from cherimoya_cli.measuring import accounting_path, write_accounting
-from cherimoya_cli.utils import resolve_device, say, settings_from_args
+from cherimoya_cli.utils import resolve_device, say, settings_from_args, warn
 
 if TYPE_CHECKING:
 	from collections.abc import Mapping
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 	import numpy as np
 	import torch
 
+	from cherimoya.interpret import Attribution
 	from cherimoya.io.windows import Windows
 
 
@@ -67,7 +68,7 @@ def attribution_paths(settings: Any) -> list[str]:
 def run(args: argparse.Namespace) -> int:
 	"""Load a model and windows, score every base, write; returns the exit code."""
 	settings = settings_from_args("attribute", args)
-	check_algorithm(settings)
+	draw_seed(settings)
 	check_outputs(settings, attribution_paths(settings))
 	device = resolve_device(settings.device)
 	loaded = load(settings, device)
@@ -76,13 +77,16 @@ def run(args: argparse.Namespace) -> int:
 	return 0
 
 
-def check_algorithm(settings: Any) -> None:
-	"""Refuse an algorithm that is declared for the sake of files of the published package, and is not there."""
-	if settings.algorithm != "saturation_mutagenesis":
-		raise SettingsError(
-			f'{settings.source}: algorithm "{settings.algorithm}" is not available yet; set algorithm to '
-			'"saturation_mutagenesis", which needs no reference sequences'
-		)
+def draw_seed(settings: Any) -> None:
+	"""Put a seed into the settings when they leave it open and shuffles need one, and say it."""
+	if settings.random_state is None and needs_shuffles(settings):
+		settings.random_state = secrets.randbits(31)
+		say(f"random_state is null, so a seed was drawn: {settings.random_state}")
+
+
+def needs_shuffles(settings: Any) -> bool:
+	"""Whether sequences are compared with shuffles of theirs."""
+	return settings.algorithm != "saturation_mutagenesis" and settings.references == "shuffles"
 
 
 def load(settings: Any, device: "torch.device") -> Loaded:
@@ -132,26 +136,68 @@ def strengths(model: "torch.nn.Module", windows: "Windows", settings: Any) -> "n
 
 def compute(loaded: Loaded, settings: Any) -> "torch.Tensor":
 	"""Hypothetical scores, shape (n, 4, attr_window)."""
+	options = {
+		"output": "profile" if settings.output == "profile" else "counts",
+		"group": settings.group,
+		"start": loaded.start,
+		"end": loaded.end,
+		"batch_size": settings.batch_size,
+		"dtype": settings.dtype,
+		"verbose": settings.verbose,
+	}
+	mutate = settings.algorithm == "saturation_mutagenesis"
+	scores = (substitute if mutate else compare)(loaded, settings, options)
+	check_finite(scores, "contributions", settings)
+	return scores
+
+
+def substitute(loaded: Loaded, settings: Any, options: "Mapping[str, Any]") -> "torch.Tensor":
+	"""Scores by saturation mutagenesis."""
 	from cherimoya.interpret.attribution import n_predictions, saturation_mutagenesis
 
 	windows, start, end = loaded.windows, loaded.start, loaded.end
 	passes = n_predictions(windows.codes, start=start, end=end)
 	say(f"Saturation mutagenesis of {len(windows):,} loci, {end - start:,} bp each: {passes:,} predictions")
-	scores = saturation_mutagenesis(
-		loaded.model,
-		windows.codes,
-		windows.controls,
-		output="profile" if settings.output == "profile" else "counts",
-		group=settings.group,
-		start=start,
-		end=end,
-		batch_size=settings.batch_size,
-		dtype=settings.dtype,
-		verbose=settings.verbose,
-		progress=Progress("attribute") if settings.verbose else None,
-	)
-	check_finite(scores, "contributions", settings)
-	return scores
+	progress = Progress("attribute") if settings.verbose else None
+	return saturation_mutagenesis(loaded.model, windows.codes, windows.controls, progress=progress, **options)
+
+
+def compare(loaded: Loaded, settings: Any, options: "Mapping[str, Any]") -> "torch.Tensor":
+	"""Scores by DeepLIFT/SHAP or integrated gradients, with a warning where they do not add up."""
+	windows = loaded.windows
+	options = {
+		**options,
+		"references": None if needs_shuffles(settings) else "zeros",
+		"n_shuffles": settings.n_shuffles,
+		"random_state": settings.random_state or 0,
+		"return_deltas": True,
+		"progress": Progress("attribute", "pairs") if settings.verbose else None,
+	}
+	if settings.algorithm == "deep_lift_shap":
+		from cherimoya.interpret.deep_lift_shap import deep_lift_shap as attribute
+	else:
+		from cherimoya.interpret.integrated_gradients import integrated_gradients as attribute
+
+		options["n_steps"] = settings.n_steps
+	title = "DeepLIFT/SHAP" if settings.algorithm == "deep_lift_shap" else "Integrated gradients"
+	against = f"{settings.n_shuffles:,} shuffles each" if needs_shuffles(settings) else "zeros"
+	say(f"{title} of {len(windows):,} loci, {loaded.end - loaded.start:,} bp each, against {against}")
+	attribution = attribute(loaded.model, windows.codes, windows.controls, **options)
+	check_deltas(attribution, settings)
+	return attribution.scores
+
+
+def check_deltas(attribution: "Attribution", settings: Any) -> None:
+	"""Warn of pairs whose contributions miss the difference of the outputs by more than `warning_threshold`."""
+	missed = int((attribution.deltas.abs() > settings.warning_threshold).sum())
+	if missed:
+		remedy = "a dtype of float32" if settings.algorithm == "deep_lift_shap" else "more n_steps, or deep_lift_shap,"
+		warn(
+			f"note: contributions miss the difference from a reference by more than warning_threshold "
+			f"({settings.warning_threshold:g}) in {missed:,} of {attribution.deltas.numel():,} pairs, by "
+			f"{attribution.completeness_error:.2g} at most (differences are "
+			f"{float(attribution.differences.abs().mean()):.2g} on average); {remedy} may help"
+		)
 
 
 def write(loaded: Loaded, scores: "torch.Tensor", settings: Any) -> None:

@@ -257,11 +257,11 @@ CASES = [
 		("good.json", "fold.json must hold", "'training'"),
 	),
 	Case(
-		"algorithm that is not there yet",
+		"algorithm that is not there",
 		"attribute",
-		both(with_model(), change(algorithm="deep_lift_shap")),
+		both(with_model(), change(algorithm="shapley")),
 		SETTINGS,
-		("deep_lift_shap", "not available yet", "saturation_mutagenesis"),
+		("algorithm", "shapley", "deep_lift_shap", "saturation_mutagenesis"),
 	),
 	Case(
 		"several at once",

@@ -276,7 +276,6 @@ BAD = {
 	"bigWigs and no loci": ({"loci": None}, 2, ["loci is null", "only be called from reads", "name the peaks"]),
 	"reads and bigWigs": ({"signals": ["a.bed", "b.bw"]}, 2, ["reads (a.bed)", "bigWigs (b.bw)"]),
 	"reads in a section": ({"fit": {"signals": ["a.bed"]}}, 2, ["fit_parameters.signals", "top level"]),
-	"DeepLIFT": ({"attribute": {"algorithm": "deep_lift_shap"}}, 2, ["not available yet", "saturation_mutagenesis"]),
 	"empty split": (
 		{"fit": {"test_chroms": ["chr3:0-200"]}},
 		2,

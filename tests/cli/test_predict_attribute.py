@@ -6,6 +6,7 @@ exactly at a forward motif, its second at a reverse one, its block adds nothing,
 
 import json
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -282,6 +283,52 @@ def test_group_of_several(run: Callable, world: World) -> None:
 		assert np.nanmax(track) == pytest.approx(height, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("output", ["counts", "profile"])
+@pytest.mark.parametrize("references", ["shuffles", "zeros"])
+@pytest.mark.parametrize("algorithm", ["deep_lift_shap", "integrated_gradients"])
+def test_comparison_with_references(run: Callable, world: World, algorithm: str, references: str, output: str) -> None:
+	module = import_module(f"cherimoya.interpret.{algorithm}")
+	settings = {"n_shuffles": 3, "random_state": 5, **({} if algorithm == "deep_lift_shap" else {"n_steps": 7})}
+	code, out, err, name = run(
+		"attribute", algorithm=algorithm, references=references, output=output, attr_window=None, **settings
+	)
+	assert code == 0, err
+	assert ("3 shuffles each" in out) == (references == "shuffles")
+	attr, ohe = (np.load(f"{name}.attributions.{kind}.npz")["arr_0"] for kind in ("attr", "ohe"))
+	model = Cherimoya.load(name.parent.parent / "motif.torch")
+	given = {} if references == "shuffles" else {"references": "zeros"}
+	expected = getattr(module, algorithm)(model, ohe, output=output, **given, **settings)
+	assert expected.abs().max() > 0.1
+	np.testing.assert_allclose(attr, expected, rtol=1e-4, atol=1e-5)
+	track = read_bigwig(f"{name}.attributions.bw")
+	if output == "counts" and algorithm == "deep_lift_shap" and references == "shuffles":
+		for chrom, site, _ in world.sites:  # a motif adds 2, which its bases share, as no shuffle has one
+			assert track[chrom][site : site + 12].sum() == pytest.approx(2, rel=0.05)
+
+
+def test_contributions_that_do_not_add_up_are_told(run: Callable) -> None:
+	settings = {"algorithm": "integrated_gradients", "n_shuffles": 1, "n_steps": 1}
+	code, _, err, _ = run("attribute", **settings)
+	assert code == 0
+	for words in ("warning_threshold (0.001)", "of 11 pairs", "more n_steps"):
+		assert words in err
+	code, _, err, _ = run("attribute", **settings, warning_threshold=1e6)
+	assert code == 0 and "warning_threshold" not in err
+	code, _, err, _ = run("attribute", algorithm="deep_lift_shap", n_shuffles=2)
+	assert code == 0 and "warning_threshold" not in err
+
+
+def test_a_seed_is_drawn_and_told(run: Callable, world: World) -> None:
+	settings = {"algorithm": "deep_lift_shap", "n_shuffles": 2, "rows": world.loci[:2]}
+	code, out, err, name = run("attribute", random_state=None, **settings)
+	assert code == 0, err
+	first = np.load(f"{name}.attributions.attr.npz")["arr_0"]
+	seed = int(out.split("a seed was drawn: ")[1].split()[0])
+	code, out, err, name = run("attribute", random_state=seed, **settings)
+	assert code == 0 and "a seed was drawn" not in out
+	np.testing.assert_array_equal(np.load(f"{name}.attributions.attr.npz")["arr_0"], first)
+
+
 def clone(model: Cherimoya) -> Cherimoya:
 	copy = Cherimoya(**model.config)
 	copy.load_state_dict(model.state_dict())
@@ -427,19 +474,15 @@ def test_bad_inputs(
 @pytest.mark.parametrize(
 	("command", "settings", "code", "words"),
 	[
-		(
-			"attribute",
-			{"algorithm": "deep_lift_shap"},
-			2,
-			["deep_lift_shap", "not available yet", "saturation_mutagenesis"],
-		),
+		("attribute", {"algorithm": "shapley"}, 2, ["shapley", "deep_lift_shap", "saturation_mutagenesis"]),
+		("attribute", {"n_shuffles": 0}, 2, ["n_shuffles", "at least 1"]),
 		("attribute", {"group": 1}, 2, ["1 signal groups", "got 1"]),
 		("attribute", {"attr_window": 201}, 2, ["attr_window"]),
 		("attribute", {"ohe_filename": "same.npz", "attr_filename": "same.npz"}, 2, ["same.npz", "two outputs"]),
 		("attribute", {"ohe_filename": "/proc/none/ohe.npz"}, 3, ["/proc/none", "cannot be written"]),
 		("predict", {"out_window": 142}, 3, ["gives 140 bp", "in_window to 202", "out_window to 140"]),
 	],
-	ids=["algorithm", "group", "attr_window", "one name twice", "folder", "out_window"],
+	ids=["algorithm", "n_shuffles", "group", "attr_window", "one name twice", "folder", "out_window"],
 )
 def test_bad_settings(run: Callable, command: str, settings: dict[str, Any], code: int, words: list[str]) -> None:
 	found, _, err, name = run(command, **settings)
