@@ -22,6 +22,7 @@ from cherimoya.io.windows import Accounting, exclusions_of, extract_windows
 FILTERS = ("overlaps a locus", "excluded", "too many N", "too many counts")
 _COUNT_QUANTILE = 0.01
 _LOCI_AT_ONCE = 20_000
+_PARTS_OF_A_BIN = 20
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Negatives:
 			lines.append("counts stay below " + ", ".join(f"{c:g}" for c in self.ceilings))
 		lines.append(
 			f"GC content: loci {self.mean_gc_loci:.3f}, background {self.mean_gc_negatives:.3f} on average; "
-			f"Kolmogorov-Smirnov distance {self.ks:.3f} (the usable tiles allow {self.ks_least:.3f})"
+			f"Kolmogorov-Smirnov distance {self.ks:.3f} (one tiling allows {self.ks_least:.3f})"
 		)
 		if not histogram:
 			return "\n".join(lines)
@@ -236,9 +237,12 @@ def gc_matched_negatives(
 	wanted = len(placed) if n is None else n
 	edges = _bin_edges(bin_width)
 	target = _scaled(_histogram(gc_loci, edges), wanted)
-	chosen, shifted = _choose(first.tiles, edges, target, seed), 0
+	chosen, shifted = _choose(first.tiles, gc_loci, edges, target, np.random.default_rng(seed)), 0
 	if further:
-		mixed, n_shifted = _choose_mixed(first.tiles, [f.tiles for f in further], edges, target, in_window, seed)
+		ground = _Ground(first.tiles, _bins(first.tiles.gc, edges), target, in_window)
+		mixed, n_shifted = _choose_mixed(
+			ground, [f.tiles for f in further], gc_loci, edges, np.random.default_rng(seed)
+		)
 		# A shifted tile stands on tiles that other bins might have borrowed, so that now and then it does harm.
 		if (len(mixed.gc), -ks_distance(gc_loci, mixed.gc)) > (len(chosen.gc), -ks_distance(gc_loci, chosen.gc)):
 			chosen, shifted = mixed, n_shifted
@@ -375,12 +379,9 @@ def _histogram(gc: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def _scaled(histogram: np.ndarray, total: int) -> np.ndarray:
-	"""The histogram scaled to a total, in whole numbers: rounded down, the largest remainders up."""
-	exact = histogram * (total / histogram.sum())
-	whole = np.floor(exact + 1e-9).astype(np.int64)
-	remainders = np.argsort(-(exact - whole), kind="stable")
-	whole[remainders[: total - whole.sum()]] += 1
-	return whole
+	"""The histogram scaled to a total, in whole numbers, so that the sums up to each bin are as close as can be."""
+	below = np.cumsum(histogram) * (total / histogram.sum())
+	return np.diff(np.floor(below + 0.5 + 1e-9).astype(np.int64), prepend=0)
 
 
 # ---- the loci -------------------------------------------------------------------------------------------------------
@@ -567,24 +568,41 @@ def _overlaps(loci: Loci | None, chrom: str, starts: np.ndarray, width: int) -> 
 # ---- the choice -----------------------------------------------------------------------------------------------------
 
 
-def _choose(tiles: _Tiles, edges: np.ndarray, target: np.ndarray, seed: int) -> _Tiles:
-	"""The chosen tiles of one tiling, in the order of the genome."""
-	return tiles.take(match_bins(_bins(tiles.gc, edges), target, np.random.default_rng(seed)))
+def _choose(
+	tiles: _Tiles, gc_loci: np.ndarray, edges: np.ndarray, target: np.ndarray, rng: np.random.Generator
+) -> _Tiles:
+	"""The chosen tiles of one tiling, in the order of the genome.
+
+	Within a bin, tiles are matched to the loci again, by narrower bins: else they would lean to the side on which there
+	are more tiles.
+	"""
+	bins, bins_of_loci = _bins(tiles.gc, edges), _bins(gc_loci, edges)
+	used = _borrow(np.bincount(bins, minlength=len(target)), target)
+	chosen = [np.empty(0, dtype=np.int64)]
+	for b in np.flatnonzero(used):
+		rows, low, high = np.flatnonzero(bins == b), edges[b], edges[b + 1]
+		parts, wanted = _parts(tiles.gc[rows], low, high), _parts(gc_loci[bins_of_loci == b], low, high)
+		if not len(wanted):  # the bin only lends
+			parts, wanted = np.zeros(len(rows), dtype=np.int64), np.zeros(1, dtype=np.int64)
+		finer = _scaled(np.bincount(wanted, minlength=_PARTS_OF_A_BIN), int(used[b]))
+		chosen.append(rows[match_bins(parts, finer, rng)])
+	return tiles.take(np.sort(np.concatenate(chosen)))
+
+
+def _parts(gc: np.ndarray, low: float, high: float) -> np.ndarray:
+	"""Which of the equal parts of the bin [low, high) each GC content lies in."""
+	return np.clip(((gc - low) / (high - low) * _PARTS_OF_A_BIN + 1e-6).astype(np.int64), 0, _PARTS_OF_A_BIN - 1)
 
 
 def _choose_mixed(
-	first: _Tiles, further: list[_Tiles], edges: np.ndarray, target: np.ndarray, width: int, seed: int
+	ground: "_Ground", further: list[_Tiles], gc_loci: np.ndarray, edges: np.ndarray, rng: np.random.Generator
 ) -> tuple[_Tiles, int]:
 	"""The chosen tiles of several tilings, in the order of the genome, and how many are of the further ones."""
-	rng = np.random.default_rng(seed)
-	bins = _bins(first.gc, edges)
 	shifted = _Tiles(*(np.concatenate(column) for column in zip(*further, strict=True)))
-	shifted_bins = _bins(shifted.gc, edges)
-	ground = _Ground(first, bins, target, width)
-	taken = ground.fill(shifted, shifted_bins, rng)
-	left = np.flatnonzero(~ground.gone)
-	rest = target - np.bincount(shifted_bins[taken], minlength=len(target))
-	own = first.take(left[match_bins(bins[left], rest, rng)])
+	bins = _bins(shifted.gc, edges)
+	taken = ground.fill(shifted, bins, rng)
+	rest = ground.target - np.bincount(bins[taken], minlength=len(ground.target))
+	own = _choose(ground.first.take(np.flatnonzero(~ground.gone)), gc_loci, edges, rest, rng)
 	chosen = _Tiles(*(np.concatenate(column) for column in zip(own, shifted.take(taken), strict=True)))
 	return chosen.take(np.lexsort((chosen.starts, chosen.chroms))), len(taken)
 
@@ -605,13 +623,16 @@ class _Ground:
 
 	Attributes
 	----------
+	first, target
+		As given.
 	gone: numpy.ndarray of bool, shape=(n,)
 		The tiles of the first tiling on which a shifted tile stands.
 	"""
 
 	def __init__(self, first: _Tiles, bins: np.ndarray, target: np.ndarray, width: int) -> None:
+		self.first, self.target = first, target
 		self.gone = np.zeros(len(bins), dtype=bool)
-		self._bins, self._width, self._target = bins, width, target
+		self._bins, self._width = bins, width
 		self._spare = np.bincount(bins, minlength=len(target)) - target
 		places = zip(first.chroms.tolist(), (first.starts // width).tolist(), strict=True)
 		self._at = {place: i for i, place in enumerate(places)}
@@ -627,7 +648,7 @@ class _Ground:
 		"""
 		taken = []
 		short = [int(b) for b in np.flatnonzero(self._spare < 0)]
-		for b in sorted(short, key=lambda b: self._spare[b] / self._target[b]):
+		for b in sorted(short, key=lambda b: self._spare[b] / self.target[b]):
 			rows = np.flatnonzero(bins == b)
 			rows = rows[np.lexsort((shifted.starts[rows], shifted.chroms[rows]))]
 			fitting = self._fitting(shifted.take(rows))
