@@ -201,12 +201,15 @@ class Cherimoya(nn.Module):
 
 	def _forward(self, X: torch.Tensor, X_ctl: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
 		"""`forward` after the checks."""
-		length = X.shape[-1]
-		x = self._trunk(self._stem(X.to(self.iconv.weight.dtype)))  # (N, 4, L) -> (N, out + 2 * margin, C)
+		return self._from_stem(self._stem(X.to(self.iconv.weight.dtype)), X_ctl)  # (N, 4, L) -> (N, L, C) in between
+
+	def _from_stem(self, x: torch.Tensor, X_ctl: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+		"""Logits and log counts from the stem's output, (N, L, C), which is overwritten if gradients are off."""
+		length = x.shape[1]
+		x = self._trunk(x)  # (N, L, C) -> (N, out + 2 * margin, C)
 		start, stop, margin = self._window(length)
 		wide = None if X_ctl is None else X_ctl[..., start:stop]
-		logits = self._profile_head(x, wide, margin)
-		return logits, self._log_counts(x, X_ctl, length)
+		return self._profile_head(x, wide, margin), self._log_counts(x, X_ctl, length)
 
 	def _window(self, length: int) -> tuple[int, int, int]:
 		"""The positions [start, stop) that the heads see, and how many at either end only the profile head sees."""
@@ -230,11 +233,11 @@ class Cherimoya(nn.Module):
 		inner = x[:, margin : x.shape[1] - margin]  # (N, out + 2 * margin, C) -> (N, out, C)
 		return self._count_head(inner, None if X_ctl is None else X_ctl[..., self.trimming : length - self.trimming])
 
-	def _stem(self, X: torch.Tensor) -> torch.Tensor:
+	def _stem(self, X: torch.Tensor, padding: int = STEM_WIDTH // 2) -> torch.Tensor:
 		"""Convolution and GELU. A 2-d convolution in channels-last memory writes the blocks' layout at once."""
 		X = X.unsqueeze(2).contiguous(memory_format=torch.channels_last)  # (N, 4, L) -> (N, 4, 1, L)
 		weight = self.iconv.weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)  # -> (C, 4, 1, 21)
-		x = F.conv2d(X, weight, self.iconv.bias, padding=(0, STEM_WIDTH // 2))  # -> (N, C, 1, L)
+		x = F.conv2d(X, weight, self.iconv.bias, padding=(0, padding))  # -> (N, C, 1, L)
 		x = x.squeeze(2).transpose(1, 2)  # (N, C, 1, L) -> (N, L, C)
 		return self.activation(x.contiguous())
 

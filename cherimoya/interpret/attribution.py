@@ -4,19 +4,23 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
+from cherimoya.cherimoya import STEM_WIDTH, Cherimoya
 from cherimoya.errors import InputError, SettingsError
 from cherimoya.interpret._batches import (
 	Array,
 	autocast,
 	check_arrays,
+	choose_batch_size,
 	evaluating,
+	in_batches,
 	parameter_dtype,
 	to_batch,
 	to_tensor,
 )
-from cherimoya.wrappers import LogCountWrapper, ProfileWrapper
+from cherimoya.wrappers import ControlWrapper, LogCountWrapper, ProfileWrapper
 
 # Sequences are taken in blocks of about this many batches, so that few batches are only partly filled.
 _BATCHES_PER_BLOCK = 64
@@ -31,7 +35,7 @@ def saturation_mutagenesis(
 	group: int | None = None,
 	start: int | None = None,
 	end: int | None = None,
-	batch_size: int = 64,
+	batch_size: int | None = None,
 	device: str | torch.device | None = None,
 	dtype: str | torch.dtype | None = None,
 	verbose: bool = False,
@@ -44,6 +48,7 @@ def saturation_mutagenesis(
 	base that is there (`projected_contributions`). A position takes three predictions, as the fourth is that of
 	the sequence itself, made once; a position that is not A, C, G or T (all zero) takes four. Every prediction
 	is of a whole sequence: the normalization inside a block couples all positions, so no shorter cut is exact.
+	The first convolution alone sees a substitution at few positions: its output there replaces that of the sequence.
 
 	Parameters
 	----------
@@ -60,8 +65,9 @@ def saturation_mutagenesis(
 		The signal group whose output is explained. Default is None: all of them.
 	start, end: int, optional
 		The positions of X to score, 0-based and half-open. Default is all.
-	batch_size: int
-		Sequences per forward pass; batches are filled across positions and sequences. Default is 64.
+	batch_size: int, optional
+		Sequences per forward pass; batches are filled across positions and sequences, and halved when one does not
+		fit in memory. Default is None: as many as free memory allows, at most 64 on a CPU and 512 on a GPU.
 	device: str or torch.device, optional
 		Where to run. Default is the device that the model is on.
 	dtype: str or torch.dtype, optional
@@ -92,10 +98,9 @@ def saturation_mutagenesis(
 	check_arrays(X, X_ctl)
 	start, end = _check_span(start, end, X.shape[-1])
 	check_one_hot(X)
-	explained = _explained(model, output, group)
+	explained = _Explained.of(model, output, group)
 	total = n_predictions(X, start=start, end=end)
 	n = len(X)
-	block_size = -(-_BATCHES_PER_BLOCK * batch_size // (4 * (end - start)))
 	scores: torch.Tensor | None = None
 	done = 0
 	with evaluating(model, device) as place, tqdm(total=total, unit="seq", disable=None if verbose else True) as bar:
@@ -107,11 +112,13 @@ def saturation_mutagenesis(
 			if progress is not None:
 				progress(done, total)
 
+		size = choose_batch_size(model, X.shape[-1], batch_size=batch_size, device=place)
+		block_size = min(size, -(-_BATCHES_PER_BLOCK * size // (4 * (end - start))))
 		for first in range(0, n, block_size):
 			rows = slice(first, min(first + block_size, n))
 			with torch.inference_mode(), autocast(place, dtype):
 				block = _Block(*to_batch(X, X_ctl, rows, device=place, dtype=parameter_dtype(model)))
-				values = _substitute_all(explained, block, start, end, batch_size, advance)  # (m, 4, end - start)
+				values = _substitute_all(explained, block, start, end, size, advance)  # (m, 4, end - start)
 			if scores is None:
 				scores = torch.empty(n, 4, end - start, dtype=values.dtype)
 			scores[rows] = values - values.mean(dim=1, keepdim=True)
@@ -181,8 +188,97 @@ class _Block(NamedTuple):
 	X_ctl: torch.Tensor | None
 
 
+class _Edits(NamedTuple):
+	"""Sequences of a block, by number, with one column, (4,), at one position each put in: three tensors of b rows."""
+
+	sequence: torch.Tensor
+	position: torch.Tensor
+	column: torch.Tensor
+
+
+class _Rest(torch.nn.Module):
+	"""A model from its stem's output on; without the profile where nobody asks for it."""
+
+	def __init__(self, model: Cherimoya, *, profile: bool) -> None:
+		super().__init__()
+		self.model, self.profile = model, profile
+		self.signal_groups = model.signal_groups
+
+	def forward(self, x: torch.Tensor, X_ctl: torch.Tensor | None = None) -> tuple[torch.Tensor | None, torch.Tensor]:
+		"""Logits and log counts for the stem's output x, shape (N, L, C), which is overwritten."""
+		if self.profile:
+			return self.model._from_stem(x, X_ctl)
+		return None, self.model._log_counts(self.model._trunk(x), X_ctl, x.shape[1])
+
+
+class _Explained(NamedTuple):
+	"""The number that is explained, of edited sequences.
+
+	Attributes
+	----------
+	model: Cherimoya or None
+		The model whose stem's output is edited in place of the sequences; None for one that is not as it was built.
+	wrapper: torch.nn.Module
+		From edited sequences, or from edited outputs of the stem, to numbers of shape (b, G).
+	"""
+
+	model: Cherimoya | None
+	wrapper: torch.nn.Module
+
+	@classmethod
+	def of(cls, model: torch.nn.Module, output: str, group: int | None) -> "_Explained":
+		"""The output that is explained; SettingsError if there is no such one."""
+		if output not in ("counts", "profile"):
+			raise SettingsError(f'output must be "counts" or "profile", got {output!r}')
+		check_group(model, group)
+		wrapper = LogCountWrapper if output == "counts" else ProfileWrapper
+		inner = model.model if type(model) is ControlWrapper else model
+		listened = any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+		if type(inner) is not Cherimoya or inner._use_compile or listened:
+			return cls(None, wrapper(model, group))
+		return cls(inner, wrapper(_Rest(inner, profile=output == "profile"), group))
+
+	def prepare(self, block: _Block) -> Callable[[_Edits], torch.Tensor]:
+		"""The function of edits of a block's sequences: b of them -> (b,)."""
+		if self.model is None or block.X.shape[-1] < STEM_WIDTH:
+			return lambda edits: self._predict(_edited(block.X, edits), block, edits)
+		X_ctl = block.X_ctl
+		if X_ctl is None and self.model.n_control_tracks:  # only a ControlWrapper comes without
+			X_ctl = block.X.new_zeros(len(block.X), self.model.n_control_tracks, block.X.shape[-1])
+		block = _Block(block.X, X_ctl)
+		self.model._check_inputs(*block)
+		x = self.model._stem(block.X)  # (m, 4, L) -> (m, L, C)
+		return lambda edits: self._predict(_edited_stem(self.model, x, block.X, edits), block, edits)
+
+	def _predict(self, edited: torch.Tensor, block: _Block, edits: _Edits) -> torch.Tensor:
+		controls = () if block.X_ctl is None else (block.X_ctl[edits.sequence],)
+		return self.wrapper(edited, *controls).sum(dim=-1)  # (b, G) -> (b,)
+
+
+def _edited(X: torch.Tensor, edits: _Edits) -> torch.Tensor:
+	"""Edited sequences, shape (b, 4, L)."""
+	edited = X[edits.sequence]  # a copy
+	edited[torch.arange(len(edited), device=X.device), :, edits.position] = edits.column
+	return edited
+
+
+def _edited_stem(model: Cherimoya, x: torch.Tensor, X: torch.Tensor, edits: _Edits) -> torch.Tensor:
+	"""The stem's output for edited sequences, (b, L, C): x, that of the sequences X, but around the edits."""
+	sequence, position, column = edits
+	width, reach = STEM_WIDTH, STEM_WIDTH // 2
+	rows = torch.arange(len(sequence), device=x.device)
+	first = (position - reach).clamp(0, x.shape[1] - width)  # of `width` positions that the edit is within reach of
+	padded = F.pad(X, (reach, reach)).transpose(1, 2)  # (m, 4, L) -> (m, L + 2 * reach, 4)
+	seen = first[:, None] + torch.arange(width + 2 * reach, device=x.device)
+	pieces = padded[sequence[:, None], seen]  # (b, width + 2 * reach, 4), a copy
+	pieces[rows, position - first + reach] = column
+	edited = x[sequence]  # (b, L, C), a copy
+	edited[rows[:, None], seen[:, :width]] = model._stem(pieces.transpose(1, 2), padding=0)  # (b, width, C)
+	return edited
+
+
 def _substitute_all(
-	explained: Callable[..., torch.Tensor],
+	explained: _Explained,
 	block: _Block,
 	start: int,
 	end: int,
@@ -190,36 +286,28 @@ def _substitute_all(
 	advance: Callable[[int], None],
 ) -> torch.Tensor:
 	"""The outputs with every base at every position of [start, end), shape (m, 4, end - start), on the CPU."""
-	X, X_ctl = block
+	X = block.X
 	m, window = len(X), X[:, :, start:end].cpu()  # (m, 4, end - start)
-	edits = (window == 0).nonzero()  # (n_edits, 3): sequence, base, position within the window
-	sequence = torch.cat([torch.arange(m), edits[:, 0]]).to(X.device)  # the sequences themselves come first
-	base, position = edits[:, 1].to(X.device), edits[:, 2].to(X.device) + start
+	new = (window == 0).nonzero()  # (n_edits, 3): sequence, base, position within the window
+	# The sequences themselves come first: edits that put in what is there.
+	sequence = torch.cat([torch.arange(m), new[:, 0]]).to(X.device)
+	position = torch.cat([torch.zeros(m, dtype=torch.long), new[:, 2] + start]).to(X.device)
+	column = torch.cat([X[:, :, 0], torch.eye(4, dtype=X.dtype, device=X.device)[new[:, 1].to(X.device)]])  # (b, 4)
+	predict = explained.prepare(block)
 	outputs = []
-	for first in range(0, len(sequence), batch_size):
-		last = min(first + batch_size, len(sequence))
-		X_edited = X[sequence[first:last]]  # (batch, 4, L), a copy
-		edited = torch.arange(max(m - first, 0), last - first, device=X.device)
-		which = slice(max(first - m, 0), max(last - m, 0))
-		X_edited[edited, :, position[which]] = 0
-		X_edited[edited, base[which], position[which]] = 1
-		controls = () if X_ctl is None else (X_ctl[sequence[first:last]],)
-		outputs.append(explained(X_edited, *controls))
-		advance(last - first)
+	for rows, found in in_batches(
+		len(sequence),
+		batch_size,
+		lambda rows: predict(_Edits(sequence[rows], position[rows], column[rows])),
+		device=X.device,
+	):
+		outputs.append(found)
+		advance(rows.stop - rows.start)
 	f = torch.cat(outputs).cpu()
 	f = f.to(torch.promote_types(f.dtype, torch.float32))
 	values = f[:m, None, None].repeat(1, 4, end - start)  # (m,) -> (m, 4, end - start)
-	values[edits[:, 0], edits[:, 1], edits[:, 2]] = f[m:]
+	values[new[:, 0], new[:, 1], new[:, 2]] = f[m:]
 	return values
-
-
-def _explained(model: torch.nn.Module, output: str, group: int | None) -> Callable[..., torch.Tensor]:
-	"""The function of sequences that is explained: (batch, 4, L) -> (batch,)."""
-	if output not in ("counts", "profile"):
-		raise SettingsError(f'output must be "counts" or "profile", got {output!r}')
-	check_group(model, group)
-	wrapper = LogCountWrapper(model, group) if output == "counts" else ProfileWrapper(model, group)
-	return lambda *arguments: wrapper(*arguments).sum(dim=-1)  # (batch, G) -> (batch,)
 
 
 def _check_span(start: int | None, end: int | None, length: int) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cherimoya import Cherimoya
 from cherimoya.cheri import CheriBlock, _cheri_conv_norm_cpu, fused_dilated_conv_norm
@@ -234,6 +235,23 @@ def test_what_is_not_needed_is_not_computed(monkeypatch):
 	cpu.Block.apply(x, w, w1.requires_grad_(), w2.requires_grad_(), 4, SCALE, EPS).sum().backward()
 	assert calls == []
 	assert w1.grad is not None
+
+
+@pytest.mark.parametrize("wanted", [False, True], ids=["weights", "weights and sequence"])
+def test_the_stem_computes_no_gradient_of_a_sequence_that_nobody_asked_for(wanted):
+	masks = []
+
+	class Listen(TorchDispatchMode):
+		def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+			if function is torch.ops.aten.convolution_backward.default and args[2].shape[1] == 4:
+				masks.append(args[-1])
+			return function(*args, **(kwargs or {}))
+
+	model = Cherimoya(n_filters=4, n_layers=2, random_state=0)
+	X = torch.eye(4).repeat(1, 1, 30).requires_grad_(wanted)
+	with Listen():
+		sum(t.sum() for t in model(X)).backward()
+	assert masks == [[wanted, True, True]]
 
 
 def test_a_second_derivative_is_refused():

@@ -125,6 +125,47 @@ def test_on_a_gpu(output: str) -> None:
 	assert (scores - exact).abs().max() < 2e-2 * exact.abs().max()
 
 
+@pytest.mark.parametrize("output", ["counts", "profile"])
+@pytest.mark.parametrize("n_control_tracks", [0, 2], ids=["no controls", "controls left out"])
+def test_editing_the_stems_output_is_editing_the_sequence(output: str, n_control_tracks: int) -> None:
+	"""Over all positions, the ends included; a model that somebody listens to predicts edited sequences instead."""
+	model = make_model(n_control_tracks=n_control_tracks)
+	model = ControlWrapper(model) if n_control_tracks else model
+	codes = make_codes(2)
+	codes[1, [0, -1]] = 4
+	calls: list[int] = []
+	found = saturation_mutagenesis(model, codes, output=output, batch_size=37)
+	hook = model.register_forward_hook(lambda module, inputs, outputs: calls.append(len(inputs[0])))
+	expected = saturation_mutagenesis(model, codes, output=output, batch_size=37)
+	hook.remove()
+	assert sum(calls) == n_predictions(codes, start=0, end=LENGTH)
+	torch.testing.assert_close(found, expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
+
+
+def test_the_profile_head_is_left_out_where_counts_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+	model, codes = make_model(), make_codes(1)
+	expected = saturation_mutagenesis(model, codes, start=50, end=53)
+	monkeypatch.setattr(Cherimoya, "_profile_head", None)
+	assert torch.equal(saturation_mutagenesis(model, codes, start=50, end=53), expected)
+
+
+def test_batches_that_do_not_fit_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+	model, codes, sizes = make_model(), make_codes(2), []
+	expected = saturation_mutagenesis(model, codes, start=50, end=56)
+	trunk = Cherimoya._trunk
+
+	def small(self: Cherimoya, x: torch.Tensor) -> torch.Tensor:
+		sizes.append(len(x))
+		if len(x) > 9:
+			raise torch.OutOfMemoryError("too large")
+		return trunk(self, x)
+
+	monkeypatch.setattr(Cherimoya, "_trunk", small)
+	found = saturation_mutagenesis(model, codes, start=50, end=56, batch_size=16)
+	torch.testing.assert_close(found, expected, rtol=0, atol=3e-5 * float(expected.abs().max()))
+	assert sizes[:3] == [16, 8, 8]
+
+
 def test_no_sequences_give_empty_scores() -> None:
 	assert saturation_mutagenesis(make_model(), make_codes()[:0], start=3, end=9).shape == (0, 4, 6)
 
