@@ -4,17 +4,12 @@ A piece is some Mb of a chromosome: its bases are read straight from the FASTA's
 memory does not grow with the genome. What a window holds does not depend on the pieces or the processes.
 """
 
-import copy
-import itertools
-import multiprocessing
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from cherimoya.io._workers import n_cores, spread
 from cherimoya.io.genome import Genome
 from cherimoya.io.tracks import Tracks
 
@@ -106,11 +101,10 @@ def scan(
 	jobs = [job for chrom, starts in windows.items() for job in _jobs(chrom, starts)]
 	results = {chrom: _empty(len(starts), tracks) for chrom, starts in windows.items()}
 	workers = _n_workers(source, jobs, workers)
-	measured = _in_turn(source, jobs) if workers == 1 else _over_processes(source, jobs, workers)
-	for job, found in _with_bar(measured, len(jobs), verbose=verbose):
-		for whole, part in zip(results[job.chrom], found, strict=True):
+	for i, found in _with_bar(spread(source.measure, jobs, workers), len(jobs), verbose=verbose):
+		for whole, part in zip(results[jobs[i].chrom], found, strict=True):
 			if whole is not None:
-				whole[job.rows] = part
+				whole[jobs[i].rows] = part
 	return results
 
 
@@ -130,8 +124,8 @@ def _jobs(chrom: str, starts: np.ndarray) -> Iterator[_Job]:
 
 
 def _with_bar(
-	measured: Iterator[tuple[_Job, Composition]], total: int, *, verbose: bool
-) -> Iterator[tuple[_Job, Composition]]:
+	measured: Iterator[tuple[int, Composition]], total: int, *, verbose: bool
+) -> Iterator[tuple[int, Composition]]:
 	"""The same with a progress bar, if wanted."""
 	if not verbose:
 		return measured
@@ -140,74 +134,16 @@ def _with_bar(
 	return iter(tqdm(measured, total=total, unit="pieces", desc="scanning the genome", disable=None, delay=1))
 
 
-# ---- over processes -------------------------------------------------------------------------------------------------
-
-
 def _n_workers(source: _Source, jobs: list[_Job], wanted: int | None) -> int:
 	"""How many processes to use: as asked, or as pays off."""
-	if source.genome.name == "arrays" or multiprocessing.current_process().daemon:
-		return 1  # arrays would be copied to each process; a daemon may have none
+	if source.genome.name == "arrays":
+		return 1  # they would be copied to each process
 	if wanted is None:
-		cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 		bases = sum(int(job.starts[-1] - job.starts[0]) for job in jobs)
 		n_tracks = 0 if source.tracks is None else len(source.tracks.paths)
 		seconds = bases * (_SEQUENCE_COST + n_tracks * _TRACK_COST)
-		wanted = min(cores, int(seconds / _WORTH_A_PROCESS))
+		wanted = min(n_cores(), int(seconds / _WORTH_A_PROCESS))
 	return max(1, min(wanted, len(jobs)))
-
-
-def _in_turn(source: _Source, jobs: list[_Job]) -> Iterator[tuple[_Job, Composition]]:
-	"""The pieces, measured by this process."""
-	return ((job, source.measure(job)) for job in jobs)
-
-
-def _over_processes(source: _Source, jobs: list[_Job], workers: int) -> Iterator[tuple[_Job, Composition]]:
-	"""The pieces, measured by several processes, in the order in which they are done."""
-	pool = ProcessPoolExecutor(
-		workers,
-		mp_context=multiprocessing.get_context("spawn"),
-		initializer=_start_worker,
-		initargs=_portable(source),
-	)
-	left = dict(enumerate(jobs))
-	try:
-		futures = {pool.submit(_measure_in_worker, job): i for i, job in left.items()}
-		for future in as_completed(futures):
-			result = future.result()
-			yield left.pop(futures[future]), result
-	except BrokenProcessPool:
-		# A process could not start, as in a script without the guard on __main__, or was ended: go on without.
-		yield from _in_turn(source, list(left.values()))
-	finally:
-		pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _portable(source: _Source) -> tuple[Any, ...]:
-	"""The source as it is sent to a process: open files and bases that were read stay here."""
-	genome = copy.copy(source.genome)
-	genome._last = None
-	tracks = source.tracks
-	widths = (source.in_window, source.out_window)
-	if tracks is None:
-		return genome, None, widths
-	first = np.cumsum([0, *tracks.groups])
-	groups = [tracks.paths[a:b] for a, b in itertools.pairwise(first)]
-	return genome, (groups, {"absolute": tracks.absolute, "names": tracks.names}), widths
-
-
-_worker_source: _Source | None = None
-
-
-def _start_worker(genome: Genome, signals: tuple[list, dict] | None, widths: tuple[int, int]) -> None:
-	"""Open the files of a process."""
-	global _worker_source
-	tracks = None if signals is None else Tracks(signals[0], **signals[1])
-	_worker_source = _Source(genome, tracks, *widths)
-
-
-def _measure_in_worker(job: _Job) -> Composition:
-	"""The composition of the windows of one piece, in a process."""
-	return _worker_source.measure(job)
 
 
 # ---- bases ----------------------------------------------------------------------------------------------------------

@@ -395,11 +395,13 @@ class _Unread(Genome):
 		end = self.chrom_sizes[chrom] if end is None else end
 		return np.broadcast_to(np.uint8(4), (end - start,))
 
+	read = codes
+
 
 def _place(loci: Loci, search: "_Search", chroms: Sequence[Region] | None) -> tuple[Loci, Accounting]:
 	"""The loci that can be used, and where the others went; some thousand at a time, so that memory stays small."""
 	options: dict[str, Any] = {"in_window": search.in_window, "out_window": search.out_window, "chroms": chroms}
-	options["exclusion_lists"] = search.excluded
+	options |= {"exclusion_lists": search.excluded, "workers": 1}
 	genome, tracks = _Unread(search.genome), search.tracks
 	# Counts, too, are read later: tracks are needed only to drop the loci that they have no chromosome for.
 	without = np.array([tracks is not None and chrom not in tracks.chrom_sizes for chrom in loci.chroms.tolist()])
