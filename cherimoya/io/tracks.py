@@ -219,7 +219,7 @@ class Tracks:
 			) from None
 		if not len(values):  # a file without any value
 			return np.zeros(end - start, dtype=np.float32)
-		values[np.isnan(values)] = 0
+		np.putmask(values, np.isnan(values), np.float32(0))
 		return np.abs(values) if self.absolute else values
 
 	def _check_values(self, values: np.ndarray, t: int, chroms: np.ndarray, starts: np.ndarray) -> None:
