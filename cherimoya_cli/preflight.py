@@ -36,6 +36,7 @@ from cherimoya_cli.reads import (
 	iterate_reads,
 	read_groups,
 )
+from cherimoya_cli.resuming import check_beginning
 from cherimoya_cli.settings import SECTIONS, SPLIT_LOCI, SPLITS, PipelineSettings
 from cherimoya_cli.utils import check_split, output_folder, resolve_device, warn, write_json
 
@@ -182,6 +183,9 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 			table = loci.get((tuple(fit.settings["loci"]), fit.settings["summits"]))
 			if table is not None:
 				attempt(_check_splits, settings, fit, table, genome)
+	for step in active:
+		if step.name == "fit":
+			attempt(check_beginning, SimpleNamespace(**step.settings))
 	if settings.model is not None:
 		attempt(_check_model, settings, active)
 	n_loci = {key[0]: len(table) for key, table in loci.items() if table is not None}

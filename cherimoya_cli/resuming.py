@@ -1,4 +1,4 @@
-"""What makes a run of ``fit`` the one that an interrupted one was: its settings, its files, and its seed."""
+"""What a run of ``fit`` begins from: another model, or an interrupted run of the same settings, files and seed."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,34 @@ from cherimoya.errors import InputError
 
 # Settings that decide where results go and what is measured afterwards, but no step of training.
 _BESIDE_TRAINING = frozenset({"name", "evaluate", "resume", "tensorboard", "test_chroms", "test_loci", "folds"})
+
+
+def check_beginning(settings: Any) -> None:
+	"""Find out before any data are read whether init_from and freeze can be used.
+
+	Parameters
+	----------
+	settings: FitSettings, or an object with its keys
+		The settings.
+
+	Raises
+	------
+	MissingFileError, InputError
+		The model to begin from cannot be read, or has another shape.
+	SettingsError
+		A part that is to be frozen does not exist.
+	"""
+	if settings.init_from is None and settings.freeze is None:
+		return
+	from cherimoya import Cherimoya
+	from cherimoya.training import init_from
+	from cherimoya.training.transfer import freeze
+
+	shape = {key: getattr(settings, key) for key in ("n_filters", "n_layers", "expansion", "residual_scale")}
+	model = Cherimoya(**shape, random_state=0)
+	if settings.init_from is not None:
+		init_from(model, settings.init_from)
+	freeze(model, settings.freeze)
 
 
 def identity_of(settings: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from cherimoya_cli.measuring import (
 	write,
 	write_accounting,
 )
-from cherimoya_cli.resuming import identity_of, seed_to_go_on_with
+from cherimoya_cli.resuming import check_beginning, identity_of, seed_to_go_on_with
 from cherimoya_cli.stopping import OutOfTime, leave_signals_to_parent, stop_on_signals
 from cherimoya_cli.utils import resolve_device, say, settings_from_args, versions, write_json
 
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
 	settings = settings_from_args("fit", args)
 	device = resolve_device(settings.device)
 	check_board(settings)
+	check_beginning(settings)
 	settings = with_seed(settings)
 	loaded = load(settings)
 	history = train(loaded, settings, device)

@@ -217,7 +217,21 @@ class TestFineTuning:
 		model = tmp_path / "model.torch"
 		Cherimoya(n_filters=4, n_layers=2, trimming=(IN - OUT) // 2, random_state=0).save(model)
 		assert _fit(tmp_path / "run", settings, **{"init_from": str(model), "max_epochs": 1, **changes}) == code
-		assert text in capsys.readouterr().err
+		captured = capsys.readouterr()
+		assert text in captured.err
+		assert "Training loci" not in captured.out  # said before any data are read
+
+	def test_a_pipeline_says_it_before_it_starts(self, settings, tmp_path, capsys):
+		model = tmp_path / "model.torch"
+		Cherimoya(n_filters=6, n_layers=2, random_state=0).save(model)
+		top = {key: settings[key] for key in ("sequences", "loci", "negatives", "signals", "in_window", "out_window")}
+		fit = {key: value for key, value in settings.items() if key not in top and key != "evaluate"}
+		path = tmp_path / "pipeline.json"
+		content = {**top, "name": str(tmp_path / "run"), "fit_parameters": {**fit, "init_from": str(model)}}
+		path.write_text(json.dumps(content))
+		assert main(["pipeline", "-p", str(path)]) == 3
+		assert "it has n_filters 6, and the new model 4" in capsys.readouterr().err
+		assert not list(tmp_path.glob("run.fit*"))
 
 
 class TestTensorBoard:
