@@ -301,9 +301,13 @@ class Cherimoya(nn.Module):
 			If there is no such file.
 		InputError
 			If it is no checkpoint, holds pickled code (which is not run), or contradicts itself.
+		SettingsError
+			If there is no such device.
 		TypeError
 			If a run-time option is unknown.
 		"""
+		from cherimoya.interpret._batches import to_device
+
 		unknown = sorted(set(runtime) - {"compile", "verbose"})
 		if unknown:
 			raise TypeError(f"Cherimoya.load takes the run-time options compile and verbose, got {', '.join(unknown)}")
@@ -315,7 +319,7 @@ class Cherimoya(nn.Module):
 		check_state_dict(path, model.state_dict(), state_dict)
 		model.to(state_dict["iconv.weight"].dtype).load_state_dict(state_dict)
 		model.source = f"{os.fspath(path)} ({written_by})"
-		return model.to(device)
+		return model.to(to_device(device))
 
 	def summary(self) -> str:
 		"""What the model reads and predicts, and its parameters part by part, as text; see `cherimoya.summary`.

@@ -26,7 +26,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_A
 def evaluating(model: torch.nn.Module, device: str | torch.device | None) -> Iterator[torch.device]:
 	"""Put the model in evaluation mode on `device` (None: where it is), and put back its place and modes after."""
 	home = model_device(model)
-	device = home if device is None else _to_device(device)
+	device = home if device is None else to_device(device)
 	modes = [(module, module.training) for module in model.modules()]
 	model.eval()
 	try:
@@ -46,6 +46,17 @@ def autocast(device: torch.device, dtype: str | torch.dtype | None) -> AbstractC
 	if name not in _DTYPES:
 		raise SettingsError(f"dtype must be one of {', '.join(_DTYPES)}, got {dtype}")
 	return nullcontext() if name == "float32" else torch.autocast(device.type, dtype=_DTYPES[name])
+
+
+def to_device(device: str | torch.device) -> torch.device:
+	"""The device of that name; SettingsError if there is none."""
+	try:
+		place = torch.device(device)
+	except RuntimeError:
+		raise SettingsError(f'device must be "cpu", "cuda", "cuda:1" or "mps", got "{device}"') from None
+	if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+		raise SettingsError(f'device is "{device}", but torch finds no such GPU here; give "cpu", or leave it out')
+	return place
 
 
 def model_device(model: torch.nn.Module) -> torch.device:
@@ -235,14 +246,3 @@ def _attempt(compute: Callable[[slice], T], rows: slice) -> tuple[T | None, str 
 		if not is_out_of_memory(error):
 			raise
 		return None, str(error).strip().split("\n")[0] or type(error).__name__
-
-
-def _to_device(device: str | torch.device) -> torch.device:
-	"""The device of that name; SettingsError if there is none."""
-	try:
-		place = torch.device(device)
-	except RuntimeError:
-		raise SettingsError(f'device must be "cpu", "cuda", "cuda:1" or "mps", got "{device}"') from None
-	if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-		raise SettingsError(f'device is "{device}", but torch finds no such GPU here; give "cpu", or leave it out')
-	return place

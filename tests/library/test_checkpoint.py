@@ -12,7 +12,7 @@ import torch
 
 from cherimoya import Cherimoya, ControlWrapper, ExpectedCountsWrapper, LogCountWrapper, ProfileWrapper
 from cherimoya.checkpoint import load_checkpoint, save_atomically
-from cherimoya.errors import InputError, MissingFileError
+from cherimoya.errors import InputError, MissingFileError, SettingsError
 
 FIXTURES = Path(__file__).resolve().parents[3] / "shared" / "fixtures" / "checkpoints"
 RELEASED = sorted(FIXTURES.glob("*.torch"))
@@ -131,6 +131,13 @@ def test_round_trip(case, dtype, tmp_path):
 def test_run_time_options():
 	with pytest.raises(TypeError, match="compile and verbose, got n_filters"):
 		Cherimoya.load("nowhere.torch", n_filters=3)
+
+
+@pytest.mark.parametrize(("device", "words"), [("cuda:99", "no such GPU"), ("gpu", "device must be")])
+def test_devices_that_are_not_there(device, words, tmp_path):
+	Cherimoya(**ARGUMENTS).save(tmp_path / "m.torch")
+	with pytest.raises(SettingsError, match=words):
+		Cherimoya.load(tmp_path / "m.torch", device=device)
 
 
 def test_one_loss_weight_of_0_1_is_given_to_every_group(tmp_path):
