@@ -328,23 +328,25 @@ def extract_windows(
 			used = set(loci.chroms[wanted].tolist())
 			t.check_sizes({c: s for c, s in genome.chrom_sizes.items() if c in used}, genome.name)
 
-	def choose(totals: np.ndarray | None) -> np.ndarray:
-		"""Which of the loci that are read are kept, by the totals of their tracks."""
+	def reasons_by(totals: np.ndarray | None) -> np.ndarray:
+		"""The reasons once the totals of the tracks are known; those by place are left as they are."""
+		found = reason.copy()
 		if totals is not None:
-			_count_filters(reason, wanted, sum_groups(totals, tracks.groups), min_counts, max_counts, drop_outliers)
-		return reason[wanted] < 0
+			_count_filters(found, wanted, sum_groups(totals, tracks.groups), min_counts, max_counts, drop_outliers)
+		return found
 
 	limited = tracks is not None and (min_counts is not None or max_counts is not None or drop_outliers)
 	arrays, totals = load(
 		Request(loci.chroms[wanted], mids[wanted], genome, tracks, control_tracks, *widths),
-		choose,
+		lambda totals: reasons_by(totals)[wanted] < 0,
 		[min_counts, max_counts, drop_outliers, tracks.groups] if limited else None,
 		cache=cache,
 		workers=workers,
 		bar=verbose,
 		progress=progress,
 	)
-	kept = choose(totals)  # again, as a cache knows the totals and not the reasons
+	reason = reasons_by(totals)  # again, as a cache knows the totals and not the reasons
+	kept = reason[wanted] < 0
 	accounting = Accounting.of(loci, reason)
 	_check_left(accounting, loci, genome, tracks, chroms, allow_empty)
 	return Windows(
