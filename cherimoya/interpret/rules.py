@@ -30,7 +30,7 @@ from cherimoya.kernels.reference import EPS
 _aten = torch.ops.aten
 
 # Values of x in a chunk of references on the CPU, so that its intermediate tensors are used again from cache.
-_CHUNK_VALUES = 800_000
+_CHUNK_VALUES = 400_000
 
 
 class BlockRule(NamedTuple):
