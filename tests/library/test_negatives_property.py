@@ -365,3 +365,39 @@ def test_pieces_are_smaller_than_chromosomes(monkeypatch, tmp_path, make_bigwig)
 	found = scan(Genome(tmp_path / "a.fa"), tracks, {"chr1": starts}, in_window=10, out_window=4)["chr1"]
 	assert asked == [10] * 19 + [9]
 	assert found.totals[:, 0].tolist() == [sum(range(s + 3, s + 7)) for s in starts.tolist()]
+
+
+SCANNED = "ACGTNacgtn" * 30
+
+
+@pytest.mark.parametrize(
+	"text",
+	[
+		"\n".join(SCANNED[at : at + 7] for at in range(0, 300, 7)),
+		SCANNED[:10] + "\n" + SCANNED[10:30] + "\n" + SCANNED[30:],
+		"\r\n".join(SCANNED[at : at + 60] for at in range(0, 300, 60)),
+		SCANNED,
+	],
+	ids=["regular", "lines of several lengths", "CRLF", "one line"],
+)
+@pytest.mark.parametrize("end", ["\n", "", "\n>chr2\nACGT\n"], ids=["newline", "no newline", "a record follows"])
+def test_a_scan_reads_any_layout(tmp_path, text, end):
+	newline = "\r\n" if "\r" in text else "\n"
+	(tmp_path / "a.fa").write_text(f">chr1\n{text}{end}".replace("\r", ""), newline=newline)
+	starts = np.array([290, 0, 3, 147])
+	found = scan(Genome(tmp_path / "a.fa"), None, {"chr1": starts}, in_window=10, out_window=1)["chr1"]
+	assert found.gc.tolist() == [4] * 4 and found.known.tolist() == [8] * 4
+
+
+@pytest.mark.parametrize(
+	"old, new, expected",
+	[("ACGT", "AC-T", "'-' at offset"), ("ACGTACGTAC\n", "ACGTACG\n", "genome.fa")],
+	ids=["no base", "a line is shorter than the index says"],
+)
+def test_a_scan_refuses_what_the_genome_refuses(tmp_path, old, new, expected):
+	path = tmp_path / "genome.fa"
+	path.write_text(">chr1\n" + "ACGTACGTAC\n" * 30)
+	genome = Genome(path)
+	path.write_text(path.read_text().replace(old, new, 1))
+	with pytest.raises(InputError, match=expected):
+		scan(genome, None, {"chr1": np.arange(0, 290, 10)}, in_window=10, out_window=1)
