@@ -45,7 +45,7 @@ def blocks(text: str) -> Iterator[Block]:
 	lines = text.splitlines()
 	i = 0
 	while i < len(lines):
-		if not (fence := re.match(r"(```+)(\S*)\s*$", lines[i])):
+		if not (fence := re.match(r"(```+)([^\s`]*)[^`]*$", lines[i])):
 			i += 1
 			continue
 		above = next((line for line in reversed(lines[:i]) if line.strip()), "")
@@ -147,6 +147,9 @@ print(x)
 
 ```bash
 exit 1
+```
+
+```{include} _generated/table.md
 ```
 
 <!-- not executed: it takes an hour -->
