@@ -181,19 +181,18 @@ def into_files(
 	parts = Path(tempfile.mkdtemp(prefix="parts.", dir=folder))
 	chunks = _chunks(request)
 	totals = None if request.tracks is None else np.empty(request.shapes.signals[:2])
-	dtypes: list[list[np.dtype]] = [[], [], []]
+	dtypes: list[Arrays | None] = [None] * len(chunks)
 	work = partial(_write_chunk, _sources(request), str(parts))
 	for i, part in _shown(spread(work, _tasks(request, chunks), workers), chunks, bar):
 		if totals is not None:
 			totals[chunks[i]] = part.totals
-		for seen, dtype in zip(dtypes, part.arrays, strict=True):
-			seen += [] if dtype is None else [dtype]
+		dtypes[i] = part.arrays
 	kept = choose(totals)
+	found = [_kept_dtypes(parts, i, kept[rows], dtypes[i]) for i, rows in enumerate(chunks)]
 	final = {}
-	for name, shape, seen in zip(Arrays._fields, request.shapes, dtypes, strict=True):
+	for k, (name, shape) in enumerate(zip(Arrays._fields, request.shapes, strict=True)):
 		if shape is not None:
-			dtype = np.result_type(*seen) if seen else np.dtype(np.uint8)
-			final[name] = (dtype, (int(kept.sum()), *shape[1:]))
+			final[name] = (np.result_type(np.uint8, *(seen[k] for seen in found)), (int(kept.sum()), *shape[1:]))
 	_merge(folder, parts, chunks, kept, final)
 	if totals is not None:
 		with open(folder / "totals.npy", "wb") as file:
@@ -316,6 +315,14 @@ def _write_header(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> No
 	"""Write the header of a .npy file."""
 	header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
 	np.lib.format.write_array_header_1_0(file, header)
+
+
+def _kept_dtypes(parts: Path, i: int, kept: np.ndarray, dtypes: Arrays) -> Arrays:
+	"""The types that the kept loci of a chunk need: a dropped outlier's large values shall not widen those of all."""
+	if kept.all() or all(dtype in (None, np.uint8) for dtype in dtypes):
+		return dtypes
+	with open(_part_path(parts, i), "rb") as part:
+		return Arrays(*(None if d is None else smallest_exact(np.load(part)[kept]).dtype for d in dtypes))
 
 
 def _merge(

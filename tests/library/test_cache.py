@@ -32,10 +32,14 @@ def world(tmp_path_factory, make_fasta, make_bigwig):
 	sizes = {"chr1": 30_000, "chr2": 20_000, "chr3": 500}
 	make_fasta(folder / "g.fa", {c: "".join(rng.choice(list("ACGTN"), size=s)) for c, s in sizes.items()})
 	for i in range(3):
-		make_bigwig(folder / f"{i}.bw", sizes, {c: rng.poisson(0.5, s).astype(np.float32) for c, s in sizes.items()})
+		track = {c: rng.poisson(0.5, s).astype(np.float32) for c, s in sizes.items()}
+		for k, at in enumerate(range(300, 15_000, 2_000)):  # outliers, and more of them once the first are gone
+			track["chr1"][at] += 40 * 2.0**k
+		make_bigwig(folder / f"{i}.bw", sizes, track)
 	chroms = rng.choice(["chr1", "chr2"], size=400)
 	starts = rng.integers(0, 19_000, size=400)
 	chroms[:3], starts[:3] = "chr2", (3, 8_990, 9_000)  # the first leaves its chromosome
+	chroms[3:11], starts[3:11] = "chr1", range(295, 15_000, 2_000)
 	(folder / "loci.bed").write_text("".join(f"{c}\t{s}\t{s + 9}\n" for c, s in zip(chroms, starts, strict=True)))
 	return folder
 
@@ -82,6 +86,9 @@ def test_a_cached_load_equals_one_into_memory(world, tmp_path, small_chunks, wor
 	options = {} if with_tracks else {"signals": None, "controls": None, "min_counts": None, "drop_outliers": False}
 	plain = load(world, **options)
 	assert 0 < len(plain) < len(plain.mask)
+	if with_tracks:  # some would be outliers now that the first are gone, if they were judged again
+		assert plain.accounting.dropped["outlier"]
+		assert (plain.counts() > 1.2 * np.quantile(plain.counts(), 0.99, axis=0)).any()
 	parallel = load(world, workers=workers, **options)
 	made = load(world, cache=tmp_path / "c", workers=workers, **options)
 	found = load(world, cache=tmp_path / "c", workers=workers, **options)
@@ -89,7 +96,7 @@ def test_a_cached_load_equals_one_into_memory(world, tmp_path, small_chunks, wor
 		assert same(plain, other)
 		assert torch.equal(plain.X(), other.X())
 	for other in (made, found) if with_tracks else ():
-		assert other.signals.dtype == other.controls.dtype == np.uint8 and isinstance(other.signals, np.memmap)
+		assert other.signals.dtype.itemsize <= 2 and isinstance(other.signals, np.memmap)
 		assert other.y().dtype == torch.float32 and torch.equal(other.y(), plain.y())
 		assert torch.equal(other.X_ctl(), plain.X_ctl())
 		assert np.array_equal(other.counts(), plain.counts())
@@ -143,6 +150,17 @@ def test_one_large_or_broken_value_anywhere_widens_the_array(world, tmp_path, sm
 	options = {"signals": path, "min_counts": None, "drop_outliers": False}
 	windows = load(world, cache=tmp_path / "c", **options)
 	assert windows.signals.dtype == dtype
+	assert same(load(world, **options), windows)
+
+
+def test_dropped_outliers_do_not_widen_the_array(world, tmp_path, small_chunks, make_bigwig):
+	sizes = {"chr1": 30_000, "chr2": 20_000, "chr3": 500}
+	track = {"chr1": np.ones(30_000, dtype=np.float32), "chr2": np.ones(20_000, dtype=np.float32)}
+	track["chr2"][9_000] = 1e5
+	path = str(make_bigwig(tmp_path / "x.bw", sizes, track))
+	options = {"signals": path, "min_counts": None, "max_counts": 1e4, "controls": None}
+	windows = load(world, cache=tmp_path / "c", **options)
+	assert windows.signals.dtype == np.uint8 and windows.accounting.dropped["too many counts"]
 	assert same(load(world, **options), windows)
 
 
@@ -363,7 +381,7 @@ def many(world):
 def builder(world, folder, workers=1):
 	"""A process that is about to load the windows of many loci."""
 	command = [sys.executable, "-c", textwrap.dedent(BUILDER), str(world), str(folder), str(workers)]
-	child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+	child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 	assert child.stdout.readline() == "ready\n"
 	return child
 
@@ -398,6 +416,31 @@ def test_a_killed_builder_leaves_nothing_that_is_used(world, many, tmp_path, tim
 def same_files(place, windows):
 	"""Whether an entry's files hold these windows."""
 	return all(np.array_equal(np.load(place / f"{name}.npy"), getattr(windows, name)) for name in ARRAYS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_the_processes_of_a_builder_end_with_it(world, many, tmp_path, number):
+	child = builder(world, tmp_path, workers=2)
+	while not any(tmp_path.glob(".*.part")):
+		time.sleep(0.001)
+	children = [
+		int(pid) for t in Path(f"/proc/{child.pid}/task").iterdir() for pid in (t / "children").read_text().split()
+	]
+	child.send_signal(number)
+	child.communicate()
+	deadline = time.monotonic() + 30
+	while any(Path(f"/proc/{pid}").exists() and _state_of(pid) != "Z" for pid in children):
+		assert time.monotonic() < deadline, "a process outlived its parent"
+		time.sleep(0.01)
+	assert number == signal.SIGKILL or list(tmp_path.iterdir()) == []
+
+
+def _state_of(pid):
+	"""The letter of a process's state; Z when it has ended and nobody has asked for its status."""
+	try:
+		return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+	except OSError:
+		return "Z"
 
 
 def test_two_builders_at_once_make_one_entry(world, many, tmp_path):
