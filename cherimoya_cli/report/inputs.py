@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,8 +23,11 @@ from cherimoya.plot import read_log
 #: The splits that ``evaluate`` measures: their key, and the stem of their files after the run's name.
 SPLIT_STEMS = {"test": ".test", "validation": ""}
 
-#: Accounting's name for a locus that belongs to no chromosome or region of a split.
-NOT_SELECTED = "chromosome not selected"
+#: Accounting's names for a locus that belongs to another split, or to none.
+NOT_SELECTED = ("chromosome not selected", "in another split")
+
+#: Names of the bigWigs of one of several groups of reads, after the run's name, and what they hold.
+_GROUP_BIGWIG = re.compile(r"\.(?P<control>control\.)?(?P<group>\d+)(?:\.(?P<strand>[+-]))?\.bw")
 
 #: Files of a run in the order of its steps: suffix, and what it holds.
 KNOWN_FILES = (
@@ -66,16 +70,17 @@ class Accounting:
 	given: int
 	kept: int
 	dropped: dict[str, int]
+	files: dict[str, Accounting] = field(default_factory=dict)
 
 	@property
 	def not_selected(self) -> int:
-		"""Loci that lie outside the split's chromosomes or regions."""
-		return self.dropped.get(NOT_SELECTED, 0)
+		"""Loci that lie outside the split's chromosomes or regions, or belong to another."""
+		return sum(self.dropped.get(reason, 0) for reason in NOT_SELECTED)
 
 	@property
 	def lost(self) -> dict[str, int]:
 		"""Loci of the split that were dropped, by reason, without empty reasons."""
-		return {reason: n for reason, n in self.dropped.items() if n and reason != NOT_SELECTED}
+		return {reason: n for reason, n in self.dropped.items() if n and reason not in NOT_SELECTED}
 
 
 @dataclass(frozen=True)
@@ -368,11 +373,24 @@ def _glob_escape(text: str) -> str:
 	return "".join(f"[{c}]" if c in "*?[" else c for c in text)
 
 
+def _group_track(path: Path, stem: str) -> str:
+	"""What the bigWig of one of several groups of reads holds; nothing for other files."""
+	match = _GROUP_BIGWIG.fullmatch(path.name.removeprefix(stem)) if path.name.startswith(stem) else None
+	if match is None:
+		return ""
+	strand = {"+": " of the + strand", "-": " of the − strand", None: ""}[match["strand"]]
+	return f"{'control ' * bool(match['control'])}signal{strand} of group {int(match['group']) + 1}, reads per bp"
+
+
 def _list_files(name: str) -> list[RunFile]:
 	known = [(Path(name + suffix), content) for suffix, content in KNOWN_FILES]
 	folder, stem = Path(name).parent, Path(name).name
 	predictions = sorted(folder.glob(f"{_glob_escape(stem)}.predictions*.bw")) if folder.is_dir() else []
 	known += [(path, "expected reads per bp") for path in predictions]
+	if folder.is_dir():
+		known += [(path, content) for path in sorted(folder.glob("*.bw")) if (content := _group_track(path, stem))]
+		tables = sorted(folder.glob(f"{_glob_escape(stem)}.*.accounting.tsv"))
+		known += [(path, "where the loci went") for path in tables]
 	return [RunFile(path.name, content, path.stat().st_size) for path, content in known if path.is_file()]
 
 
@@ -385,9 +403,13 @@ def _read_accounting(fit_record: dict[str, Any] | None, evaluations: dict[str, E
 			if found.get(key) is None:
 				found[key] = record.get(part)
 	return {
-		split: Accounting(
-			int(value["given"]), int(value["kept"]), {str(reason): int(n) for reason, n in value["dropped"].items()}
-		)
+		split: _as_accounting(value)
 		for split, value in found.items()
 		if isinstance(value, dict) and {"given", "kept", "dropped"} <= set(value)
 	}
+
+
+def _as_accounting(value: dict[str, Any]) -> Accounting:
+	dropped = {str(reason): int(n) for reason, n in value["dropped"].items()}
+	files = {str(name): _as_accounting(account) for name, account in (value.get("files") or {}).items()}
+	return Accounting(int(value["given"]), int(value["kept"]), dropped, files)

@@ -17,7 +17,7 @@ from cherimoya.errors import InputError
 from cherimoya.groups import group_slices
 from cherimoya_cli.report import figures
 from cherimoya_cli.report.figures import Picture, unique_ids
-from cherimoya_cli.report.inputs import Evaluation, Run
+from cherimoya_cli.report.inputs import Accounting, Evaluation, Run
 from cherimoya_cli.report.verdict import Verdict, judge, saved_epoch, two_decimals
 
 #: Groups that get figures of their own; the measures of all are in the table.
@@ -587,7 +587,25 @@ def _accounting(run: Run) -> str:
 	rows.append(["<strong>Kept</strong>", *(f"<strong>{split.kept:,}</strong>" for split in accounting.values())])
 	note = _note("Every locus given is either kept or counted under one reason, split by split.")
 	absent = [] if "test" in run.evaluations or "test" in accounting else [_absent("There was no test split.")]
-	return "\n".join([_bar(run), _table(header, rows, label="Where the loci went", css="numbers"), note, *absent])
+	table = _table(header, rows, label="Where the loci went", css="numbers")
+	return "\n".join([_bar(run), table, note, *_by_file(accounting), *absent])
+
+
+def _by_file(accounting: dict[str, Accounting]) -> list[str]:
+	"""Where the loci of each file went, for splits whose loci come from several."""
+	rows = []
+	for split, account in accounting.items():
+		for name, part in account.files.items():
+			lost = "; ".join(f"{reason} {n:,}" for reason, n in part.dropped.items() if n) or "none"
+			cells = [SPLIT_NAMES[split], f"<code>{escape(Path(name).name)}</code>", f"{part.given:,}", f"{part.kept:,}"]
+			rows.append([*cells, escape(lost)])
+	if not rows:
+		return []
+	header = ["Split", "File", "Given", "Kept", "Dropped"]
+	return [
+		"<h4>File by file</h4>",
+		_table(header, rows, label="Where the loci of each file went", css="numbers reads"),
+	]
 
 
 def _bar(run: Run) -> str:

@@ -153,10 +153,10 @@ def write_attributions(prefix: str, n: int = 40, width: int = 400) -> None:
 
 
 def accounting(given: int, kept: int, **dropped: int) -> dict:
-	reasons = {"chromosome not in FASTA": 0, "off the edge": 0, "excluded": 0, "outlier": 0, NOT_SELECTED: 0}
+	reasons = {"chromosome not in FASTA": 0, "off the edge": 0, "excluded": 0, "outlier": 0, NOT_SELECTED[0]: 0}
 	named = {reason.replace("_", " "): n for reason, n in dropped.items()}
 	reasons |= named
-	reasons[NOT_SELECTED] = given - kept - sum(named.values())
+	reasons[NOT_SELECTED[0]] = given - kept - sum(named.values())
 	return {"given": given, "kept": kept, "dropped": reasons}
 
 
@@ -356,12 +356,12 @@ def test_cautions(tmp_path, options, expected):
 	("fields", "expected"),
 	[
 		pytest.param(
-			{"accounting": {"training": Accounting(6000, 3000, {"excluded": 2000, NOT_SELECTED: 1000})}},
+			{"accounting": {"training": Accounting(6000, 3000, {"excluded": 2000, NOT_SELECTED[0]: 1000})}},
 			"2,000 of 5,000 training loci were dropped, most of them (2,000) for this reason: excluded",
 			id="many-lost",
 		),
 		pytest.param(
-			{"accounting": {"training": Accounting(6000, 4100, {"excluded": 900, NOT_SELECTED: 1000})}},
+			{"accounting": {"training": Accounting(6000, 4100, {"excluded": 900, NOT_SELECTED[0]: 1000})}},
 			None,
 			id="some-lost",
 		),
@@ -774,3 +774,26 @@ def test_example_picture_is_of_the_median_attributed_test_locus(tmp_path, make_b
 	make_bigwig(Path(f"{prefix}.predictions.bw"), sizes, values)
 	picture.draw(run, tmp_path / "example.png")
 	assert (tmp_path / "example.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_loci_of_several_files_and_splits_by_loci(tmp_path):
+	"""Each file is accounted for, what belongs to another split is not lost, and tracks of groups are listed."""
+	prefix = make_run(tmp_path)
+	record = json.loads(Path(f"{prefix}.fit.record.json").read_text())
+	files = {"in/a.bed": accounting(3000, 2000, excluded=11), "in/b.bed": accounting(2600, 1500)}
+	record["accounting"]["training"]["files"] = files
+	background = {"given": 900, "kept": 300, "dropped": {"in another split": 590, "excluded": 10}}
+	record["accounting"]["training_negatives"] = background
+	Path(f"{prefix}.fit.record.json").write_text(json.dumps(record))
+	for name in (".0.bw", ".1.+.bw", ".1.-.bw", ".control.1.bw", ".fit.accounting.tsv", ".other.bw"):
+		Path(f"{prefix}{name}").write_text("x")
+	run = read_run(str(prefix))
+	assert run.accounting["training_negatives"].lost == {"excluded": 10}
+	assert run.accounting["training_negatives"].not_selected == 590
+	contents = {file.name.removeprefix(Path(prefix).name): file.content for file in run.files}
+	assert contents[".1.+.bw"] == "signal of the + strand of group 2, reads per bp"
+	assert contents[".control.1.bw"] == "control signal of group 2, reads per bp"
+	assert contents[".fit.accounting.tsv"] == "where the loci went" and ".other.bw" not in contents
+	page = write_report(str(prefix)).read_text()
+	for text in ("File by file", "<code>a.bed</code>", "<code>b.bed</code>", "excluded 11", "In another split"):
+		assert text in page
