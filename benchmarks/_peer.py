@@ -66,6 +66,7 @@ class Worker:
 
 	def __exit__(self, *_: Any) -> None:
 		self._process.stdin.close()
+		self._process.stdout.close()
 		self._process.wait()
 
 	def ask(self, task: str, **arguments: Any) -> dict[str, Any]:

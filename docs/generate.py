@@ -1,4 +1,4 @@
-"""A Sphinx extension that writes the docs' tables of settings and of commands from their declarations."""
+"""A Sphinx extension that writes the docs' tables: of settings and commands from their declarations, and of results."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ from cherimoya_cli.registry import COMMANDS
 from cherimoya_cli.settings import SECTIONS, SETTINGS, help_tables
 
 FOLDER = Path(__file__).parent / "_generated"
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 
 
 def _cell(text: str) -> str:
@@ -49,9 +50,65 @@ def settings() -> str:
 	return "\n".join(parts)
 
 
+def _measured(results: Path, name: str) -> dict[str, Any] | None:
+	"""The results of a benchmark; None if it was not run."""
+	path = results / f"{name}.json"
+	return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _seconds(rows: dict[str, dict[str, float]], ratios: dict[str, float]) -> str:
+	"""A table of seconds, with how many times as fast this package is as the published one at its faster."""
+	sides = list(dict.fromkeys(side for row in rows.values() for side in row))
+	names = {"ours": "this package", "peer": "published", "peer compiled": "published, torch.compile"}
+	lines = ["| | " + " | ".join(names[side] for side in sides) + " | ratio |", "|---|" + "---:|" * (len(sides) + 1)]
+	for name, row in rows.items():
+		cells = [f"{row[side]:.3g} s" if side in row else "–" for side in sides]
+		ratio = f"{ratios[name]:.2f}" if name in ratios else ""
+		lines.append(f"| {name} | {' | '.join(cells)} | {ratio} |")
+	return "\n".join(lines) + "\n"
+
+
+def _conditions(record: dict[str, Any]) -> str:
+	"""What the numbers were measured with."""
+	m = record["machine"]
+	n, _, length = record["shape"]
+	return (
+		f"{record['filters']} filters, {record['layers']} layers, {length} bp, batches of {n}; "
+		f"{m['threads']} threads of {m['processor']}; "
+		f"torch {m['ours_torch']}, published package {m['peer_cherimoya']}.\n"
+	)
+
+
+def benchmarks(results: Path = RESULTS) -> str:
+	"""Sections of speed and memory beside the published package, for the benchmarks whose results are there."""
+	parts = []
+	record = _measured(results, "attribution_cpu")
+	if record is not None:
+		rows = {row["case"].replace("_", " "): row for row in record["results"]}
+		table = _seconds({k: row["seconds"] for k, row in rows.items()}, {k: row["ratio"] for k, row in rows.items()})
+		error = max(row["relative_error"] for row in record["results"])
+		parts.append(
+			f"## Prediction and attribution\n\n{_conditions(record)}\n{table}\n"
+			f"The outputs agree within a relative error of {error:.0e}.\n"
+		)
+	record = _measured(results, "train_cpu")
+	if record is not None:
+		sides = list(record["seconds"])
+		parts_of_step = list(record["seconds"]["ours"])
+		rows = {part: {side: record["seconds"][side][part] for side in sides} for part in parts_of_step}
+		memory = ", ".join(f"{side}: {values['peak_mb']:,.0f} MB" for side, values in record["memory"].items())
+		parts.append(
+			f"## A training step\n\n{_conditions(record)}\n{_seconds(rows, {'step': record['ratio']})}\n"
+			f"Resident memory at its largest: {memory}. Loss and gradients agree within a relative error of "
+			f"{record['relative_error']:.0e}.\n"
+		)
+	return "\n".join(parts) or "No results are there yet.\n"
+
+
 def write(app: Any = None) -> None:
 	"""Write the generated pages."""
 	FOLDER.mkdir(exist_ok=True)
+	(FOLDER / "benchmarks.inc.md").write_text(benchmarks(), encoding="utf-8")
 	(FOLDER / "commands.inc.md").write_text(commands(), encoding="utf-8")
 	(FOLDER / "settings.inc.md").write_text(settings(), encoding="utf-8")
 

@@ -16,12 +16,13 @@ from cherimoya.kernels.reference import statistics_dtype
 
 _aten = torch.ops.aten
 
-# Values of x in a chunk, two examples of (2114, 96): larger ones leave the cache, and get their memory anew each time.
-_CHUNK_VALUES = 400_000
+# Values of x in a chunk, four examples of (2114, 96): larger ones leave the cache, and get their memory anew each time;
+# smaller ones mean more parallel regions, each of which waits for a thread that is not running where cores are busy.
+_CHUNK_VALUES = 800_000
 # An example above this many values is a chunk by itself, however many threads there are.
 _LARGE_EXAMPLE = 4_000_000
-# Hidden values that a thread takes at once through the perceptron: the few copies that this makes stay in its cache.
-_STRIP_VALUES = 100_000
+# Hidden values that a thread takes at once through the perceptron, chosen likewise for the copies that GELU makes.
+_STRIP_VALUES = 250_000
 
 # gelu_tanh(h) = p·(1 + tanh(p + KAPPA·p³)) / (2·LAMBDA), where p = LAMBDA·h: both factors go into the weights.
 LAMBDA = math.sqrt(2 / math.pi)

@@ -1,0 +1,133 @@
+"""The benchmarks beside the published package: taking turns, our side of each, and the docs' tables of results."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from cherimoya import Cherimoya
+
+ROOT = Path(__file__).parents[2]
+
+WORKER = """
+import sys
+from _peer import serve
+calls = []
+def count(step):
+	print("a package prints")
+	calls.append(step)
+	return {"calls": len(calls), "total": sum(calls)}
+def fail():
+	raise ValueError("no such model")
+serve({"count": count, "fail": fail, "end": lambda: sys.exit(3)})
+"""
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch):
+	"""A function that imports a script of the repository by its path."""
+	monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+	def _load(path: str) -> ModuleType:
+		spec = importlib.util.spec_from_file_location(f"loaded_{Path(path).stem}", ROOT / path)
+		module = importlib.util.module_from_spec(spec)
+		spec.loader.exec_module(module)
+		return module
+
+	yield _load
+	sys.modules.pop("_peer", None)
+
+
+@pytest.fixture
+def workers(load, tmp_path: Path):
+	"""Two workers that count their calls, and the module that runs them."""
+	peer = load("benchmarks/_peer.py")
+	script = tmp_path / "worker.py"
+	script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT / 'benchmarks')!r})\n{WORKER}")
+	sides = [peer.Side("ours", sys.executable), peer.Side("peer", sys.executable, compiled=True)]
+	started = [peer.Worker(side, str(script), threads=1, folder=tmp_path) for side in sides]
+	yield peer, started
+	for worker in started:
+		worker.__exit__()
+
+
+def test_workers_take_turns_and_keep_what_they_print_out_of_their_answers(workers) -> None:
+	peer, started = workers
+	answers = peer.take_turns(started, "count", 3, step=5)
+	assert answers == {name: {"calls": [1, 2, 3], "total": [5, 10, 15]} for name in ("ours", "peer")}
+	assert peer.medians(answers) == {name: {"calls": 2, "total": 10} for name in ("ours", "peer")}
+
+
+def test_a_task_that_fails_names_the_side_and_the_reason(workers) -> None:
+	_, started = workers
+	with pytest.raises(RuntimeError, match="peer: fail: ValueError: no such model"):
+		started[1].ask("fail")
+	assert started[1].ask("count", step=1) == {"calls": 1, "total": 1}
+	with pytest.raises(RuntimeError, match="ours: the process ended during 'end'"):
+		started[0].ask("end")
+
+
+def test_our_side_of_a_training_step(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+	script = load("benchmarks/train_cpu.py")
+	for name, value in {"LENGTH": 160, "WINDOW": 54, "JITTER": 3, "BATCH": 4, "N_PEAKS": 5, "N_NEGATIVES": 9}.items():
+		monkeypatch.setattr(script, name, value)
+	monkeypatch.chdir(tmp_path)
+	script.write_data(tmp_path / script.DATA)
+	Cherimoya(n_filters=8, n_layers=3, random_state=0, profile_kernel_size=5).save(tmp_path / script.CHECKPOINT)
+	runner = script.Runner(ours=True, compiled=False)
+	assert runner.load()["torch"] == torch.__version__
+	runner.agree("first.npz")
+	before = [p.detach().clone() for p in runner.model.parameters()]
+	assert script.disagreement(tmp_path / "first.npz", tmp_path / "first.npz") == 0
+	seconds = [runner.step() for _ in range(3)]  # more than one epoch
+	for step in seconds:
+		assert sum(step[part] for part in script.PARTS) == pytest.approx(step["step"])
+	assert all(not torch.equal(a, b) for a, b in zip(before, runner.model.parameters(), strict=True))
+	runner.agree("moved.npz")
+	assert script.disagreement(tmp_path / "moved.npz", tmp_path / "first.npz") > script.LIMIT
+	assert runner.memory()["peak_mb"] > 50
+
+
+def test_our_side_of_attribution(load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+	script = load("benchmarks/attribution_cpu.py")
+	monkeypatch.setattr(script, "LENGTH", 140)
+	monkeypatch.setattr(script, "SPAN", (60, 66))
+	monkeypatch.chdir(tmp_path)
+	script.write_inputs(tmp_path / script.INPUTS)
+	Cherimoya(n_filters=6, n_layers=2, random_state=0).save(tmp_path / script.CHECKPOINT)
+	runner = script.Runner(ours=True, compiled=False)
+	runner.load()
+	runner.forward(n=3, save="forward.npz")
+	runner.saturation_mutagenesis(width=4, save="edits.npz")
+	runner.deep_lift_shap(n=2, shuffles=3, save="shap.npz")
+	assert np.load("forward.npz")["log_counts"].shape == (3, 1)
+	assert np.load("edits.npz")["scores"].shape == (1, 4, 4)
+	assert np.load("shap.npz")["scores"].shape == (2, 4, 140)
+	assert script.worst_error(tmp_path, "edits.npz", "edits.npz") == 0
+
+
+def test_the_docs_show_the_numbers_of_the_results(load, tmp_path: Path) -> None:
+	generate = load("docs/generate.py")
+	peer = load("benchmarks/_peer.py")
+	assert generate.benchmarks(tmp_path) == "No results are there yet.\n"
+	machine = peer.machine(2, {"ours_torch": "2.9", "peer_cherimoya": "0.3.1"})
+	shared = {"machine": machine, "shape": [64, 4, 2114], "filters": 96, "layers": 9}
+	case = {"case": "deep_lift_shap", "seconds": {"ours": 2.0, "peer": 7.0}, "ratio": 3.5, "relative_error": 2e-6}
+	peer.write(tmp_path / "attribution_cpu.json", {**shared, "results": [case]})
+	text = generate.benchmarks(tmp_path)
+	assert "| deep lift shap | 2 s | 7 s | 3.50 |" in text
+	assert "within a relative error of 2e-06" in text
+	assert "A training step" not in text
+	step = {
+		"seconds": {"ours": {"data": 0.1, "step": 1.0}, "peer": {"data": 0.2, "step": 3.0}},
+		"memory": {"ours": {"peak_mb": 1000.0}, "peer": {"peak_mb": 2500.0}},
+	}
+	peer.write(tmp_path / "train_cpu.json", {**shared, **step, "ratio": 3.0, "relative_error": 1e-7})
+	text = generate.benchmarks(tmp_path)
+	assert "| data | 0.1 s | 0.2 s |  |" in text
+	assert "| step | 1 s | 3 s | 3.00 |" in text
+	assert "ours: 1,000 MB, peer: 2,500 MB" in text
