@@ -8,6 +8,7 @@ from importlib import import_module
 _HOMES = {
 	"Accounting": "windows",
 	"ChromNames": "names",
+	"CompactBatch": "batches",
 	"EpochBatchSampler": "sampler",
 	"Genome": "genome",
 	"Loci": "loci",
@@ -18,6 +19,7 @@ _HOMES = {
 	"Tracks": "tracks",
 	"Windows": "windows",
 	"estimate_bytes": "storage",
+	"encode_batch": "batches",
 	"extract_windows": "windows",
 	"gc_matched_negatives": "negatives",
 	"midpoints": "loci",
@@ -26,6 +28,7 @@ _HOMES = {
 	"parse_groups": "tracks",
 	"parse_region": "loci",
 	"read_loci": "loci",
+	"to_device": "batches",
 	"write_bed": "loci",
 	"write_bigwig": "tracks",
 }

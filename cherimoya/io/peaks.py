@@ -1,14 +1,15 @@
 """The loader of training batches: windows around peaks and negatives, mixed by the sampler."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
+from cherimoya.io._prefetch import prefetch
+from cherimoya.io.batches import CompactBatch
 from cherimoya.io.genome import Genome
-from cherimoya.io.sampler import EpochBatchSampler, PeakNegativeSampler, collate
+from cherimoya.io.sampler import EpochBatchSampler, PeakNegativeSampler, collate, collate_compact
 from cherimoya.io.tracks import Tracks
 from cherimoya.io.windows import Accounting, Windows, extract_windows
 
@@ -39,6 +40,10 @@ def PeakGenerator(
 	absolute: bool = False,
 	cache: str | os.PathLike | None = None,
 	progress: Callable[[str], None] | None = None,
+	compact: bool = False,
+	prefetch_factor: int = 2,
+	rank: int = 0,
+	world_size: int = 1,
 ) -> torch.utils.data.DataLoader:
 	"""The DataLoader over a PeakNegativeSampler of the windows around peaks and negatives.
 
@@ -87,6 +92,14 @@ def PeakGenerator(
 		Where the windows are kept; see :func:`cherimoya.io.windows.extract_windows`.
 	progress: callable or None, default None
 		Called with lines of text on what the load needs and waits for.
+	compact: bool, default False
+		Yield :class:`cherimoya.io.batches.CompactBatch`, a tenth of the size, which
+		:func:`cherimoya.io.batches.to_device` encodes on the device of the model.
+	prefetch_factor: int, default 2
+		Batches that each process, or with num_workers=0 a thread of this one, makes ahead of their use; 0 for none is
+		allowed with num_workers=0 alone.
+	rank, world_size: int, default 0 and 1
+		Which share of each batch this process takes, of how many; see :class:`EpochBatchSampler`.
 
 	Returns
 	-------
@@ -107,6 +120,7 @@ def PeakGenerator(
 		("max_jitter", max_jitter, 0),
 		("num_workers", num_workers, 0),
 		("batch_size", batch_size, 1),
+		("prefetch_factor", prefetch_factor, min(num_workers, 1)),
 	):
 		if not value >= least:
 			raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -142,14 +156,13 @@ def PeakGenerator(
 		shuffle=shuffle,
 		random_state=random_state,
 	)
-	loader = torch.utils.data.DataLoader(
+	loader = _Loader(
 		sampler,
-		batch_sampler=EpochBatchSampler(sampler, batch_size),
-		collate_fn=collate,
+		EpochBatchSampler(sampler, batch_size, rank, world_size),
 		num_workers=num_workers,
-		persistent_workers=num_workers > 0,
-		pin_memory=pin_memory and torch.cuda.is_available(),
-		generator=torch.Generator(),  # a loader draws a seed for its workers: not out of the global generator
+		pinned=pin_memory and torch.cuda.is_available(),
+		compact=compact,
+		n_ahead=prefetch_factor,
 	)
 	loader.accounting = {
 		"peaks": peak_windows.accounting,
@@ -162,19 +175,48 @@ def PeakGenerator(
 	return loader
 
 
+class _Loader(torch.utils.data.DataLoader):
+	"""A DataLoader whose batches are compact on their way between processes and threads, and encoded at its end."""
+
+	def __init__(
+		self,
+		sampler: PeakNegativeSampler,
+		batches: EpochBatchSampler,
+		*,
+		num_workers: int,
+		pinned: bool,
+		compact: bool,
+		n_ahead: int,
+	) -> None:
+		super().__init__(
+			sampler,
+			batch_sampler=batches,
+			# Memory is pinned before a batch gets here, and what is to be pinned are the tensors that are yielded.
+			collate_fn=collate if pinned and not compact else collate_compact,
+			num_workers=num_workers,
+			persistent_workers=num_workers > 0,
+			prefetch_factor=n_ahead if num_workers else None,
+			pin_memory=pinned,
+			generator=torch.Generator(),  # a loader draws a seed for its workers: not out of the global generator
+		)
+		self.compact = compact
+		self._n_ahead = 0 if num_workers else n_ahead
+
+	def __iter__(self) -> Iterator[CompactBatch | tuple[torch.Tensor, ...]]:
+		for batch in prefetch(super().__iter__(), self._n_ahead):
+			yield batch.encode() if isinstance(batch, CompactBatch) and not self.compact else batch
+
+
 def _sampler(peaks: Windows, negatives: Windows | None, **options: Any) -> PeakNegativeSampler:
 	"""The sampler over windows; the arrays are shared, not copied."""
-
-	def tensor(array: np.ndarray | None) -> torch.Tensor | None:
-		return None if array is None else torch.from_numpy(array)
-
+	others = (None, None, None) if negatives is None else (negatives.codes, negatives.signals, negatives.controls)
 	return PeakNegativeSampler(
-		tensor(peaks.codes),
-		tensor(peaks.signals),
-		None if negatives is None else tensor(negatives.codes),
-		None if negatives is None else tensor(negatives.signals),
-		tensor(peaks.controls),
-		None if negatives is None else tensor(negatives.controls),
+		peaks.codes,
+		peaks.signals,
+		others[0],
+		others[1],
+		peaks.controls,
+		others[2],
 		in_window=peaks.in_window,
 		out_window=peaks.out_window,
 		max_jitter=peaks.max_jitter,

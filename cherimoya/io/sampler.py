@@ -7,14 +7,16 @@ stands where, with which jitter, flipped or not) is a pure function of seed and 
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from cherimoya.groups import check_signal_groups, reverse_complement_order
-from cherimoya.io.genome import one_hot
+from cherimoya.io._sharing import SharedArray
+from cherimoya.io.batches import CompactBatch
 
+_AHEAD_BYTES = 1 << 21  # as much as fits into a core's cache
 _STREAMS = ("order", "places", "negatives", "jitters", "flips")
 
 
@@ -70,17 +72,60 @@ def plan_epoch(
 	return EpochPlan(rows, is_peak, jitters, flips)
 
 
-class Examples(list):
-	"""A list of examples, as the default collation wants, that also has them as one batch of tensors."""
+class Positions(Sequence):
+	"""The positions [first, last) of an epoch: pairs (epoch, position) that take no time to make or send."""
 
-	def __init__(self, batch: tuple[torch.Tensor, ...]) -> None:
-		super().__init__(zip(*batch, strict=True))
-		self.batch = batch
+	__slots__ = ("epoch", "first", "last")
+
+	def __init__(self, epoch: int, first: int, last: int) -> None:
+		self.epoch, self.first, self.last = epoch, first, last
+
+	def __len__(self) -> int:
+		return self.last - self.first
+
+	def __getitem__(self, index: int) -> tuple[int, int]:
+		return self.epoch, range(self.first, self.last)[index]
+
+	def __repr__(self) -> str:
+		return f"Positions({self.epoch}, {self.first}, {self.last})"
+
+
+class Examples(Sequence):
+	"""Examples one by one, as the default collation wants them, that are also one batch.
+
+	Parameters
+	----------
+	compact: CompactBatch
+		The examples.
+	"""
+
+	def __init__(self, compact: CompactBatch) -> None:
+		self.compact = compact
+		self._items: list[tuple] | None = None
+
+	@property
+	def batch(self) -> tuple[torch.Tensor, ...]:
+		"""The examples as a batch of encoded tensors."""
+		return self.compact.encode()
+
+	def __len__(self) -> int:
+		return len(self.compact)
+
+	def __getitem__(self, index: int) -> tuple:
+		if self._items is None:
+			*tensors, labels = self.batch
+			self._items = list(zip(*(tensor.unbind() for tensor in tensors), labels.tolist(), strict=True))
+		return self._items[index]
 
 
 def collate(examples: Examples) -> tuple[torch.Tensor, ...]:
-	"""The batch that the examples were cut from; nothing is copied."""
+	"""The examples as a batch of encoded tensors, `(X, y, labels)` or `(X, X_ctl, y, labels)`."""
 	return examples.batch
+
+
+def collate_compact(examples: Examples) -> CompactBatch:
+	"""The examples as a batch that is yet to be encoded."""
+	return examples.compact
 
 
 class PeakNegativeSampler(torch.utils.data.Dataset):
@@ -157,11 +202,17 @@ class PeakNegativeSampler(torch.utils.data.Dataset):
 		self.in_window, self.out_window = in_window, out_window
 		self.reverse_complement, self.shuffle = reverse_complement, shuffle
 		self.random_state = int(np.random.SeedSequence().generate_state(1)[0]) if random_state is None else random_state
-		self.signal_groups = _groups("signal_groups", signal_groups, self.peaks.signals.shape[1])
-		n_controls = 0 if self.peaks.controls is None else self.peaks.controls.shape[1]
+		self.signal_groups = _groups("signal_groups", signal_groups, self.peaks["signals"].shape[1])
+		n_controls = 0 if self.peaks["controls"] is None else self.peaks["controls"].shape[1]
 		self.control_groups = _groups("control_groups", control_groups, n_controls)
 		self._epoch, self._last_index = 0, -1
 		self._planned: tuple[int, EpochPlan] | None = None
+		self._ahead = _NONE_AHEAD
+		self._n_ahead = _AHEAD_BYTES // self._bytes_of_one()
+
+	def __getstate__(self) -> dict[str, Any]:
+		# A process makes its own plans and blocks, which take longer to send.
+		return {**self.__dict__, "_planned": None, "_ahead": _NONE_AHEAD}
 
 	def __len__(self) -> int:
 		return self.n_peaks + int(self.n_peaks * self.negative_ratio)
@@ -183,7 +234,8 @@ class PeakNegativeSampler(torch.utils.data.Dataset):
 
 	def plan(self, epoch: int) -> EpochPlan:
 		"""The plan of an epoch; the last one is kept."""
-		if self._planned is None or self._planned[0] != epoch:
+		planned = self._planned
+		if planned is None or planned[0] != epoch:
 			plan = plan_epoch(
 				self.random_state,
 				epoch,
@@ -195,7 +247,8 @@ class PeakNegativeSampler(torch.utils.data.Dataset):
 				shuffle=self.shuffle,
 			)
 			self._planned = (epoch, plan)
-		return self._planned[1]
+			return plan  # another thread may plan another epoch by now
+		return planned[1]
 
 	def __getitem__(self, index: int | tuple[int, int]) -> tuple:
 		*tensors, label = self.batch([index])
@@ -203,7 +256,7 @@ class PeakNegativeSampler(torch.utils.data.Dataset):
 
 	def __getitems__(self, indices: Sequence[int | tuple[int, int]]) -> Examples:
 		"""Several examples at once, gathered with vectorised indexing."""
-		return Examples(self.batch(indices))
+		return Examples(self.compact_batch(indices))
 
 	def batch(self, indices: Sequence[int | tuple[int, int]]) -> tuple[torch.Tensor, ...]:
 		"""The examples as tensors: X (m, 4, in_window), X_ctl (m, Tc, in_window) if any, y (m, T, out_window), labels.
@@ -213,13 +266,19 @@ class PeakNegativeSampler(torch.utils.data.Dataset):
 		IndexError
 			An index is outside of 0, …, len - 1.
 		"""
+		return self.compact_batch(indices).encode()
+
+	def compact_batch(self, indices: Sequence[int | tuple[int, int]]) -> CompactBatch:
+		"""The examples before they are encoded; see :meth:`batch`."""
+		if isinstance(indices, Positions):
+			return self._in_order(indices)
 		pairs = [self._resolve(index) for index in indices]
 		# Mostly one epoch; a batch that spans two is gathered in two parts, in order.
 		parts = [
 			self._gather(epoch, np.array([i for _, i in group], dtype=np.int64))
 			for epoch, group in itertools.groupby(pairs, key=lambda pair: pair[0])
 		]
-		return parts[0] if len(parts) == 1 else tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
+		return CompactBatch.join(parts) if parts else self._gather(self._epoch, slice(0, 0))
 
 	def _resolve(self, index: int | tuple[int, int]) -> tuple[int, int]:
 		"""The (epoch, index) that an index names; a bare one may start the next epoch."""
@@ -236,134 +295,240 @@ class PeakNegativeSampler(torch.utils.data.Dataset):
 			epoch = self._epoch
 		return epoch, position
 
-	def _gather(self, epoch: int, positions: np.ndarray) -> tuple[torch.Tensor, ...]:
-		"""The examples at `positions` of one epoch as a batch."""
-		plan = self.plan(epoch)
-		rows, jitters = torch.from_numpy(plan.rows[positions]), torch.from_numpy(plan.jitters[positions])
-		is_peak, flips = torch.from_numpy(plan.is_peak[positions]), torch.from_numpy(plan.flips[positions])
-		X = self._windows("sequences", rows, jitters, is_peak, self.in_window)
-		X = one_hot(X) if X.ndim == 2 else X.float()  # (m, in) -> (m, 4, in)
-		X[flips] = X[flips].flip(1, 2)  # A, C, G, T reversed is T, G, C, A: the complement
-		y = self._windows("signals", rows, jitters, is_peak, self.out_window).float()
-		_flip(y, flips, self.signal_groups)
-		labels = is_peak.long()
-		if self.peaks.controls is None:
-			return X, y, labels
-		X_ctl = self._windows("controls", rows, jitters, is_peak, self.in_window).float()
-		_flip(X_ctl, flips, self.control_groups)
-		return X, X_ctl, y, labels
+	def _bytes_of_one(self) -> int:
+		"""The size of one example in a compact batch."""
+		arrays = [(self.peaks[k], w) for k, w in (("sequences", self.in_window), ("signals", self.out_window))]
+		arrays += [(self.peaks["controls"], self.in_window)] if self.peaks["controls"] is not None else []
+		return sum(int(np.prod(a.shape[1:-1])) * width * a.dtype.itemsize for a, width in arrays)
 
-	def _windows(
-		self, name: str, rows: torch.Tensor, jitters: torch.Tensor, is_peak: torch.Tensor, width: int
-	) -> torch.Tensor:
-		"""The windows of peaks and negatives in one new tensor, shape=(m, …, width)."""
-		peaks, negatives = getattr(self.peaks, name), getattr(self.negatives, name)
-		out = peaks.new_empty((len(rows), *peaks.shape[1:-1], width))
-		out[is_peak] = _cut(peaks, rows[is_peak], jitters[is_peak], width)
-		if not is_peak.all():
-			spare = (negatives.shape[-1] - width) // 2
-			out[~is_peak] = negatives[rows[~is_peak], ..., spare : spare + width].to(out.dtype)
+	def _in_order(self, positions: Positions) -> CompactBatch:
+		"""The examples at consecutive positions; one batch after the other comes out of larger blocks."""
+		epoch, first, last = positions.epoch, positions.first, positions.last
+		if not 0 <= first <= last <= len(self):
+			raise IndexError(f"{positions} leaves the epoch's {len(self)} examples")
+		ahead = self._ahead
+		follows = (epoch, first) == (ahead.epoch, ahead.at)
+		if not follows or last > ahead.start + len(ahead.block):
+			end = min(max(last, first + self._n_ahead), len(self)) if follows else last
+			ahead = _Ahead(epoch, first, last, self._gather(epoch, slice(first, end)))
+		# What was handed out is never handed out again: a batch is its owner's to change.
+		self._ahead = ahead._replace(at=last)
+		return ahead.block[first - ahead.start : last - ahead.start]
+
+	def _gather(self, epoch: int, positions: np.ndarray | slice) -> CompactBatch:
+		"""The examples at `positions` of one epoch."""
+		plan = self.plan(epoch)
+		rows, is_peak = plan.rows[positions], plan.is_peak[positions]
+		places = _Places(
+			rows=np.where(is_peak, rows, 0),
+			offsets=plan.jitters[positions],
+			others=np.flatnonzero(~is_peak),
+			other_rows=rows[~is_peak],
+		)
+		flips = np.flatnonzero(plan.flips[positions])
+		sequences = self._windows("sequences", places, self.in_window)
+		_reverse_complement(sequences, flips)
+		signals = self._windows("signals", places, self.out_window)
+		_reverse(signals, flips, self.signal_groups)
+		controls = None
+		if self.peaks["controls"] is not None:
+			controls = self._windows("controls", places, self.in_window)
+			_reverse(controls, flips, self.control_groups)
+		labels = is_peak.astype(np.int64)
+		return CompactBatch(
+			*(None if a is None else torch.from_numpy(a) for a in (sequences, signals, controls, labels))
+		)
+
+	def _windows(self, name: str, places: "_Places", width: int) -> np.ndarray:
+		"""The windows of peaks and negatives in one new array, shape=(m, …, width)."""
+		out, negatives = self.peaks.cut(name, places.rows, places.offsets, width), self.negatives[name]
+		if negatives is not None:
+			out = out.astype(np.result_type(out, negatives), copy=False)
+			if len(places.others):
+				spare = (negatives.shape[-1] - width) // 2
+				out[places.others] = negatives[places.other_rows, ..., spare : spare + width]
 		return out
 
 
 class EpochBatchSampler:
 	"""Batches of (epoch, index) pairs in order; each pass over it is the next epoch.
 
+	With several ranks each global batch of `batch_size` examples is shared out in order: rank r of R gets those from
+	n * r // R to n * (r + 1) // R of its n. Shares differ by at most one example, and all ranks take the same number of
+	steps; in the last, smaller batch of an epoch a rank's share may be empty, and its batch then has no examples.
+
 	Parameters
 	----------
 	sampler: PeakNegativeSampler
 		Its current epoch follows, so that `peak_ordering` is that of the pass under way.
 	batch_size: int
-		Examples a batch; the last one of an epoch may hold fewer.
+		Examples of a batch, over all ranks; the last one of an epoch may hold fewer.
+	rank: int, default 0
+		Which share of each batch this is.
+	world_size: int, default 1
+		The number of ranks.
+
+	Raises
+	------
+	ValueError
+		An argument is out of range; the message names it.
 	"""
 
-	def __init__(self, sampler: PeakNegativeSampler, batch_size: int) -> None:
+	def __init__(self, sampler: PeakNegativeSampler, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
 		if batch_size < 1:
 			raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+		if world_size < 1:
+			raise ValueError(f"world_size must be at least 1, got {world_size}")
+		if not 0 <= rank < world_size:
+			raise ValueError(f"rank must be at least 0 and below world_size, {world_size}, got {rank}")
 		self.sampler, self.batch_size = sampler, batch_size
-		self._next = 0
+		self.rank, self.world_size = rank, world_size
+		self._next = (0, 0)
 
 	def set_epoch(self, epoch: int) -> None:
 		"""Let the next pass be `epoch`."""
+		self.start_at(epoch, 0)
+
+	def start_at(self, epoch: int, batch: int) -> None:
+		"""Let the next pass be `epoch` from its batch number `batch`, from 0, on; passes after it are whole."""
 		if epoch < 0:
 			raise ValueError(f"epoch must be at least 0, got {epoch}")
-		self._next = int(epoch)
+		if not 0 <= batch <= len(self):
+			raise ValueError(f"batch must be at least 0 and at most {len(self)}, got {batch}")
+		self._next = (int(epoch), int(batch))
 
 	def __len__(self) -> int:
 		return -(-len(self.sampler) // self.batch_size)
 
-	def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+	def __iter__(self) -> Iterator[Positions]:
 		# A generator: loaders may ask for an iterator twice and use one, and only the used one may count as an epoch.
-		epoch, self._next = self._next, self._next + 1
+		epoch, start = self._next
+		self._next = (epoch + 1, 0)
 		self.sampler.set_epoch(epoch)
-		n = len(self.sampler)
-		for first in range(0, n, self.batch_size):
-			yield [(epoch, i) for i in range(first, min(first + self.batch_size, n))]
+		for batch in range(start, len(self)):
+			yield self._share(epoch, batch)
+
+	def _share(self, epoch: int, batch: int) -> Positions:
+		"""The rank's part of one batch."""
+		first = batch * self.batch_size
+		n = min(self.batch_size, len(self.sampler) - first)
+		start, end = (first + n * r // self.world_size for r in (self.rank, self.rank + 1))
+		return Positions(epoch, start, end)
+
+
+class _Ahead(NamedTuple):
+	"""A block of examples gathered at once: from position `start` of an epoch, and handed out up to `at`."""
+
+	epoch: int
+	start: int
+	at: int
+	block: CompactBatch | None
+
+
+_NONE_AHEAD = _Ahead(-1, 0, 0, None)
+
+
+class _Places(NamedTuple):
+	"""Where the m examples of a batch come from.
+
+	Attributes
+	----------
+	rows, offsets: numpy.ndarray of int64, shape=(m,)
+		The peak of each, and where in its widened window its window starts; 0 for negatives, which replace it then.
+	others, other_rows: numpy.ndarray of int64, shape=(number of negatives,)
+		The examples that are negatives, and which ones.
+	"""
+
+	rows: np.ndarray
+	offsets: np.ndarray
+	others: np.ndarray
+	other_rows: np.ndarray
 
 
 @dataclass(frozen=True)
 class _Arrays:
-	"""The sequences, signals and controls of peaks or of negatives."""
+	"""The sequences, signals and controls of peaks or of negatives; `arrays["signals"]` is an array, or None."""
 
-	sequences: torch.Tensor | None
-	signals: torch.Tensor | None
-	controls: torch.Tensor | None
+	sequences: SharedArray | None
+	signals: SharedArray | None
+	controls: SharedArray | None
 
 	@classmethod
-	def of(cls, *arrays: Any) -> "_Arrays":
-		"""Tensors of arrays; None stays None."""
-		return cls(*(None if a is None else torch.as_tensor(a) for a in arrays))
+	def of(cls, *sources: Any) -> "_Arrays":
+		"""The arrays of tensors or arrays; None stays None."""
+		return cls(*(None if source is None else SharedArray(source) for source in sources))
+
+	def __getitem__(self, name: str) -> np.ndarray | None:
+		held = getattr(self, name)
+		return None if held is None else held.array
+
+	def cut(self, name: str, rows: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:
+		"""array[row, …, offset : offset + width] for each row and offset at once: a new array, shape=(m, …, width)."""
+		array = self[name]
+		if array.shape[-1] == width:
+			return array[rows]
+		# (n, …, L) -> (n, …, L - width + 1, width), a view. Indices around an ellipsis put their axis first.
+		windows = np.lib.stride_tricks.sliding_window_view(array, width, axis=-1)
+		return windows[rows, ..., offsets, :]
 
 	def check(self, kind: str, in_window: int, out_window: int, spares: tuple[int, ...]) -> int:
 		"""The number of loci; ValueError unless widths are the window plus one of `spares` and lengths agree."""
-		if self.sequences is None or not len(self.sequences):
+		sequences = self["sequences"]
+		if sequences is None or not len(sequences):
 			if kind == "peak":
 				raise ValueError("peak_sequences must hold at least one peak")
 			return 0
 		if self.signals is None:
 			raise ValueError(f"{kind}_signals must be given with {kind}_sequences")
-		dims = {"sequences": 2 if self.sequences.dtype == torch.uint8 and self.sequences.ndim == 2 else 3}
+		dims = {"sequences": 2 if sequences.dtype == np.uint8 and sequences.ndim == 2 else 3}
 		for name, window in (("sequences", in_window), ("signals", out_window), ("controls", in_window)):
-			tensor = getattr(self, name)
-			if tensor is None:
+			array = self[name]
+			if array is None:
 				continue
 			widths = [window + spare for spare in spares]
-			fits = tensor.ndim == dims.get(name, 3) and tensor.shape[-1] in widths
-			fits &= len(tensor) == len(self.sequences)
-			if not fits or (name == "sequences" and tensor.ndim == 3 and tensor.shape[1] != 4):
+			fits = array.ndim == dims.get(name, 3) and array.shape[-1] in widths
+			fits &= len(array) == len(sequences)
+			if not fits or (name == "sequences" and array.ndim == 3 and array.shape[1] != 4):
 				shape = ("4" if name == "sequences" else "channels", " or ".join(map(str, widths)))
 				raise ValueError(
-					f"{kind}_{name} must have shape ({len(self.sequences)}, {', '.join(shape)}), got {[*tensor.shape]}"
+					f"{kind}_{name} must have shape ({len(sequences)}, {', '.join(shape)}), got {[*array.shape]}"
 				)
-		return len(self.sequences)
+		return len(sequences)
 
 	def check_same_channels(self, other: "_Arrays") -> None:
 		"""Raise ValueError unless the negatives have the channels of the peaks."""
 		for name in ("sequences", "signals", "controls"):
-			a, b = getattr(self, name), getattr(other, name)
+			a, b = self[name], other[name]
 			if (a is None) != (b is None):
 				raise ValueError(f"negative_{name} and peak_{name} must both be given, or neither")
 			if a is not None and a.shape[1:-1] != b.shape[1:-1]:
 				raise ValueError(
-					f"negative_{name} must have the channels of peak_{name}, {tuple(a.shape[1:-1])}, "
-					f"got {tuple(b.shape[1:-1])}"
+					f"negative_{name} must have the channels of peak_{name}, {a.shape[1:-1]}, got {b.shape[1:-1]}"
 				)
 
 
-def _cut(array: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor, width: int) -> torch.Tensor:
-	"""array[row, …, offset : offset + width] for each row and offset at once: shape=(m, …, width)."""
-	if array.shape[-1] == width:
-		return array[rows]
-	windows = array.unfold(-1, width, 1)  # (n, …, L) -> (n, …, L - width + 1, width), a view
-	if array.ndim == 2:
-		return windows[rows, offsets]
-	return windows[rows, :, offsets]  # advanced indices around a slice put their axis first: (m, channels, width)
+def _reverse_complement(sequences: np.ndarray, rows: np.ndarray) -> None:
+	"""Reverse complement some of the sequences, in place: codes of shape (m, L), or one-hot of shape (m, 4, L)."""
+	if len(rows):
+		reverse = _reversed(sequences[rows])
+		# 0, 1, 2, 3 become 3, 2, 1, 0; and 4, which is no base, becomes 7, which is none either.
+		sequences[rows] = reverse ^ np.uint8(3) if sequences.ndim == 2 else reverse
 
 
-def _flip(values: torch.Tensor, flips: torch.Tensor, groups: Sequence[int]) -> None:
-	"""Reverse positions, and channels within each group, of the flipped examples in place, shape=(m, T, L)."""
-	order = torch.tensor(reverse_complement_order(groups))
-	values[flips] = values[flips][:, order].flip(-1)
+def _reverse(values: np.ndarray, rows: np.ndarray, groups: Sequence[int]) -> None:
+	"""Reverse positions, and channels within each group, of some of the examples, in place; shape=(m, T, L)."""
+	if len(rows):
+		reverse = _reversed(values[rows])
+		# All channels are reversed by now: of those, the channels that stand where the groups want them.
+		order = [values.shape[1] - 1 - channel for channel in reverse_complement_order(groups)]
+		values[rows] = reverse if len(groups) == 1 else reverse[:, order]
+
+
+def _reversed(rows: np.ndarray) -> np.ndarray:
+	"""A copy with all axes but the first reversed; torch takes many bytes at a time, but knows few types."""
+	kind = {1: np.uint8, 2: np.int16, 4: np.int32, 8: np.int64}[rows.dtype.itemsize]
+	flat = torch.from_numpy(rows.reshape(len(rows), -1).view(kind))
+	return flat.flip(1).numpy().view(rows.dtype).reshape(rows.shape)
 
 
 def _groups(name: str, groups: Sequence[int] | None, n_channels: int) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cherimoya.errors import InputError
+from cherimoya.io.batches import CompactBatch, to_device
 from cherimoya.io.peaks import PeakGenerator
 
 # More workers than this machine has cores is a warning of the loader's; here it is the point.
@@ -49,6 +50,51 @@ def test_workers_and_batches_do_not_change_the_examples(tiny_genome, reference, 
 	assert not _same(*epochs)
 	loader.batch_sampler.set_epoch(1)
 	assert _same(_epochs(loader, 1)[0], reference[1])
+
+
+@pytest.mark.parametrize("num_workers, prefetch_factor", [(0, 0), (0, 1), (0, 5), (1, 2), (2, 3)])
+@pytest.mark.parametrize("compact", [False, True], ids=["encoded", "compact"])
+@pytest.mark.parametrize("cached", [False, True], ids=["memory", "cache"])
+def test_neither_the_way_nor_the_cache_changes_the_examples(
+	tiny_genome, reference, tmp_path_factory, num_workers, prefetch_factor, compact, cached
+):
+	options = {"num_workers": num_workers, "prefetch_factor": prefetch_factor, "compact": compact, "batch_size": 13}
+	cache = tmp_path_factory.getbasetemp() / "peaks_cache" if cached else None
+	loader = _loader(tiny_genome, cache=cache, **options)
+	assert loader.peak_windows.signals.dtype == (np.uint8 if cached else np.float32)
+	for epoch in range(2):
+		batches = list(loader)
+		assert all(isinstance(batch, CompactBatch) == compact for batch in batches)
+		assert len(batches) == len(loader) and max(map(len, batches)) == (13 if compact else 4)
+		tensors = [to_device(batch, "cpu") for batch in batches]
+		assert _same([torch.cat(parts) for parts in zip(*tensors, strict=True)], reference[epoch])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_ranks_share_each_batch(tiny_genome, reference, num_workers):
+	ranks = [_loader(tiny_genome, num_workers=num_workers, rank=r, world_size=3, batch_size=10) for r in range(3)]
+	for epoch in range(2):
+		steps = [[torch.cat(parts) for parts in zip(*shares, strict=True)] for shares in zip(*ranks, strict=True)]
+		assert len(steps) == len(ranks[0])
+		assert _same([torch.cat(parts) for parts in zip(*steps, strict=True)], reference[epoch])
+
+
+def test_a_loader_starts_in_the_middle_of_an_epoch(tiny_genome, reference):
+	for num_workers in (0, 1):
+		loader = _loader(tiny_genome, num_workers=num_workers, batch_size=10)
+		loader.batch_sampler.start_at(1, 4)
+		assert _same(_epochs(loader, 1)[0], [tensor[40:] for tensor in reference[1]])
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("compact", [False, True], ids=["encoded", "compact"])
+def test_batches_are_the_same_on_a_gpu(tiny_genome, reference, compact):
+	for num_workers in (0, 1):
+		loader = _loader(tiny_genome, num_workers=num_workers, compact=compact, batch_size=16)
+		tensors = [to_device(batch, "cuda") for batch in loader]
+		assert all(tensor.is_cuda for tensor in tensors[0])
+		assert _same([torch.cat(parts).cpu() for parts in zip(*tensors, strict=True)], reference[0])
 
 
 def test_an_epoch_given_up_half_way_does_not_shift_the_examples(tiny_genome, reference):
@@ -127,10 +173,13 @@ def test_summits_and_bounds_on_counts(tiny_genome):
 		({"max_jitter": -1}, ValueError, "max_jitter"),
 		({"batch_size": 0}, ValueError, "batch_size"),
 		({"num_workers": -1}, ValueError, "num_workers"),
+		({"prefetch_factor": -1}, ValueError, "prefetch_factor"),
+		({"num_workers": 1, "prefetch_factor": 0}, ValueError, "prefetch_factor"),
+		({"rank": 2, "world_size": 2}, ValueError, "rank"),
 		({"chroms": ["chr9"]}, InputError, "no locus is left"),
 		({"in_window": 30_000}, InputError, "off the edge"),
 	],
-	ids=["ratio", "jitter", "batch", "workers", "chromosome", "window"],
+	ids=["ratio", "jitter", "batch", "workers", "ahead", "workers ahead", "rank", "chromosome", "window"],
 )
 def test_arguments_that_are_refused(tiny_genome, options, error, expected):
 	with pytest.raises(error, match=expected):

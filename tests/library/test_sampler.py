@@ -1,6 +1,8 @@
 """The sampler of peaks and negatives: its epochs, its draws and its reverse complements."""
 
 import itertools
+import multiprocessing
+import pickle
 
 import numpy as np
 import pytest
@@ -8,8 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cherimoya.errors import InputError
+from cherimoya.io import sampler as sampler_module
+from cherimoya.io.batches import CompactBatch, to_device
 from cherimoya.io.genome import one_hot
-from cherimoya.io.sampler import EpochBatchSampler, PeakNegativeSampler, collate, plan_epoch
+from cherimoya.io.sampler import (
+	EpochBatchSampler,
+	PeakNegativeSampler,
+	Positions,
+	collate,
+	collate_compact,
+	plan_epoch,
+)
 
 N, M, IN, OUT, JITTER = 13, 5, 9, 4, 3
 
@@ -341,3 +353,189 @@ def test_epoch_batches():
 	for call in (lambda: EpochBatchSampler(sampler, 0), lambda: batches.set_epoch(-1)):
 		with pytest.raises(ValueError, match="at least"):
 			call()
+
+
+# ---- consecutive positions, shares of ranks, and starting in the middle ---------------------------------------------
+
+
+def _joined(batches):
+	return [torch.cat(parts) for parts in zip(*batches, strict=True)]
+
+
+def test_positions_are_a_list_of_pairs():
+	positions = Positions(3, 5, 9)
+	assert list(positions) == [(3, 5), (3, 6), (3, 7), (3, 8)] and len(positions) == 4 and positions[-1] == (3, 8)
+	assert repr(positions) == "Positions(3, 5, 9)"
+	with pytest.raises(IndexError):
+		positions[4]
+
+
+@pytest.mark.parametrize("n_ahead", [0, 5, 7, 1000])
+@pytest.mark.parametrize("batch_size", [1, 4, 18])
+def test_reading_ahead_does_not_change_the_examples(monkeypatch, n_ahead, batch_size):
+	sampler = _sampler()
+	monkeypatch.setattr(sampler_module, "_AHEAD_BYTES", n_ahead * sampler._bytes_of_one())
+	sampler = _sampler()
+	assert sampler._n_ahead == n_ahead
+	batches = EpochBatchSampler(sampler, batch_size)
+	for epoch in (0, 1):
+		assert _same(_joined([sampler.batch(positions) for positions in batches]), _epoch(_sampler(), epoch))
+	jumps = [(1, 0, 4), (1, 4, 8), (1, 12, 16), (1, 8, 12), (1, 4, 8), (1, 8, 12), (1, 12, 16), (1, 16, 18), (0, 0, 4)]
+	for epoch, first, last in jumps:
+		expected = _sampler().batch([(epoch, i) for i in range(first, last)])
+		assert _same(sampler.batch(Positions(epoch, first, last)), expected)
+
+
+def test_a_batch_that_is_changed_changes_no_other():
+	sampler = _sampler(random_state=1)
+	for epoch in range(2):
+		for first in (0, 4, 8, 8, 4):
+			batch = sampler.compact_batch(Positions(epoch, first, first + 4))
+			expected = _sampler().batch([(epoch, i) for i in range(first, first + 4)])
+			assert _same(batch.encode(), expected)
+			for tensor in (batch.sequences, batch.signals, batch.controls, batch.labels):
+				tensor.fill_(77)
+
+
+@pytest.mark.parametrize("first, last", [(-1, 2), (3, 2), (17, 19)], ids=str)
+def test_positions_outside_are_an_index_error(first, last):
+	with pytest.raises(IndexError, match="18 examples"):
+		_sampler().batch(Positions(0, first, last))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8, 20])
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 18, 64])
+def test_shares_of_ranks_make_up_the_batches(world_size, batch_size):
+	whole = list(EpochBatchSampler(_sampler(), batch_size))
+	ranks = [EpochBatchSampler(_sampler(), batch_size, rank, world_size) for rank in range(world_size)]
+	assert {len(rank) for rank in ranks} == {len(whole)}
+	shares = [list(rank) for rank in ranks]
+	for step, batch in enumerate(whole):
+		parts = [share[step] for share in shares]
+		assert [pair for part in parts for pair in part] == list(batch)
+		assert max(map(len, parts)) - min(map(len, parts)) <= 1
+	sampler = _sampler()
+	last = [sampler.batch(share[-1]) for share in shares]  # some of them empty
+	assert _same(_joined(last), sampler.batch(whole[-1]))
+
+
+@pytest.mark.parametrize(
+	"options, named", [((0, 0), "world_size"), ((2, 2), "rank"), ((-1, 2), "rank")], ids=["world", "rank", "negative"]
+)
+def test_ranks_that_make_no_sense(options, named):
+	with pytest.raises(ValueError, match=named):
+		EpochBatchSampler(_sampler(), 4, *options)
+
+
+def test_a_pass_can_start_in_the_middle_of_an_epoch():
+	sampler = _sampler()
+	batches = EpochBatchSampler(sampler, 7)
+	batches.start_at(4, 1)
+	assert [b[0] for b in batches] == [(4, 7), (4, 14)] and sampler.epoch == 4
+	assert [b[0] for b in batches] == [(5, 0), (5, 7), (5, 14)]
+	batches.start_at(1, 3)
+	assert list(batches) == [] and next(iter(batches))[0] == (2, 0)
+	for call in ((-1, 0), (0, -1), (0, 4)):
+		with pytest.raises(ValueError, match="must be at least 0"):
+			batches.start_at(*call)
+
+
+# ---- compact batches, types and processes ---------------------------------------------------------------------------
+
+
+def test_compact_batches_encode_to_the_examples():
+	sampler = _sampler()
+	for pairs in ([(0, 3), (0, 9)], [(0, 3), (2, 9), (2, 1)], []):
+		examples = sampler.__getitems__(pairs)
+		compact = collate_compact(examples)
+		assert (
+			isinstance(compact, CompactBatch) and compact.sequences.dtype == torch.uint8 and len(compact) == len(pairs)
+		)
+		assert _same(compact.encode(), sampler.batch(pairs)) and _same(compact.encode(), collate(examples))
+		assert _same(to_device(compact, "cpu"), collate(examples)) and _same(
+			to_device(collate(examples), "cpu"), compact.encode()
+		)
+		assert [tensor.dtype for tensor in compact.encode()] == [torch.float32] * 3 + [torch.int64]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float16", "float32", "float64"])
+@pytest.mark.parametrize("groups", [(1, 2, 1), (4,), (1, 1, 1, 1)], ids=str)
+def test_types_of_signals_do_not_change_the_examples(dtype, groups):
+	plain, typed = _data(groups), _data(groups)
+	for k in ("peak_signals", "negative_signals", "peak_controls", "negative_controls"):
+		plain[k] = plain[k].remainder(101).abs()
+		typed[k] = plain[k].numpy().astype(dtype if k.startswith("peak") else "uint8")
+	options = {"negative_ratio": 0.5, "reverse_complement": True, "random_state": 2}
+	a, b = PeakNegativeSampler(**plain, **options), PeakNegativeSampler(**typed, **options)
+	assert _same(_epoch(a, 0), _epoch(b, 0)) and _same(_epoch(a, 1), _epoch(b, 1))
+	assert b.compact_batch([(0, 0)]).signals.numpy().dtype == np.result_type(dtype, "uint8")
+
+
+def test_bfloat16_signals_are_taken_as_float32():
+	data = _data()
+	data["peak_signals"], data["negative_signals"] = (
+		data[k].remainder(101).bfloat16() for k in ("peak_signals", "negative_signals")
+	)
+	plain = {k: v.float() if k in ("peak_signals", "negative_signals") else v for k, v in data.items()}
+	samplers = [PeakNegativeSampler(**d, reverse_complement=True, random_state=0) for d in (data, plain)]
+	assert _same(*(_epoch(sampler, 0) for sampler in samplers))
+
+
+def _on_disk(folder, data, views):
+	"""The data with arrays that are mapped from files, some of them views of wider ones."""
+	mapped = dict(data)
+	for name, value in data.items():
+		if not isinstance(value, torch.Tensor):
+			continue
+		array = value.numpy()
+		if views:  # part of a larger file: an offset in each axis
+			wide = np.pad(array, [(2, 1)] * array.ndim)
+			np.save(folder / f"{name}.npy", wide)
+			mapped[name] = np.load(folder / f"{name}.npy", mmap_mode="r")[tuple(slice(2, -1) for _ in array.shape)]
+		else:
+			np.save(folder / f"{name}.npy", array)
+			mapped[name] = np.load(folder / f"{name}.npy", mmap_mode="c")
+	return mapped
+
+
+@pytest.mark.parametrize("views", [False, True], ids=["whole", "views"])
+def test_mapped_arrays_are_sent_as_paths(tmp_path, views):
+	data = _data(n=400, m=100)
+	options = {"negative_ratio": 0.4, "reverse_complement": True, "random_state": 1}
+	sampler = PeakNegativeSampler(**_on_disk(tmp_path, data, views), **options)
+	expected = _epoch(PeakNegativeSampler(**data, **options), 1)
+	assert _same(_epoch(sampler, 1), expected)
+	sent = pickle.dumps(sampler)
+	assert len(sent) < 4_000 < sum(v.numpy().nbytes for v in data.values() if isinstance(v, torch.Tensor))
+	assert _same(_epoch(pickle.loads(sent), 1), expected)
+	(tmp_path / "peak_signals.npy").unlink()
+	with pytest.raises(InputError, match=r"peak_signals\.npy.*keep the cache"):
+		pickle.loads(sent)
+
+
+def test_arrays_that_cannot_be_written_to_are_left_alone():
+	data = _data()
+	for name in ("peak_signals", "peak_sequences"):
+		data[name] = data[name].numpy()
+		data[name].flags.writeable = False
+	before = data["peak_signals"].copy()
+	samplers = [PeakNegativeSampler(**d, reverse_complement=True, random_state=0) for d in (data, _data())]
+	assert _same(*(_epoch(sampler, 0) for sampler in samplers))
+	assert np.array_equal(before, data["peak_signals"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "memory"])
+def test_spawned_workers_yield_the_same(tmp_path, method, mapped):
+	sampler = PeakNegativeSampler(
+		**(_on_disk(tmp_path, _data(), False) if mapped else _data()), negative_ratio=0.4, random_state=1
+	)
+	loader = torch.utils.data.DataLoader(
+		sampler,
+		batch_sampler=EpochBatchSampler(sampler, 5),
+		collate_fn=collate,
+		num_workers=1,
+		multiprocessing_context=multiprocessing.get_context(method),
+	)
+	assert _same(_joined(loader), _epoch(PeakNegativeSampler(**_data(), negative_ratio=0.4, random_state=1), 0))
