@@ -54,8 +54,14 @@ class ChromNames:
 		elif aliases is not False and aliases is not None:
 			mapping = isinstance(aliases, Mapping)
 			place = "chrom_aliases" if mapping else os.fspath(aliases)
-			for names in map(list, aliases.items()) if mapping else _read_table(place):
-				self._link([str(name) for name in names], place)
+			rows = [[str(name) for name in row] for row in (aliases.items() if mapping else _read_table(place))]
+			for names in rows:
+				self._link(names, place)
+			if rows and not any(name in self._own for names in rows for name in names):
+				raise InputError(
+					f"{place}: none of its names is a chromosome of {source}; one name in each line must be (the first "
+					f"ones are {', '.join(rows[0][:3])} and {', '.join([*self._own][:3])})"
+				)
 
 	@property
 	def active(self) -> bool:
