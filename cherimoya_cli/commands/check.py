@@ -286,6 +286,8 @@ def _account(
 		drop_outliers=training and limits,
 		absolute=values.get("absolute_signals", False),
 		allow_empty=background,
+		# The run will read the same windows, and finds them there.
+		cache=values.get("cache") if tracks["signals"] is not None else None,
 	).accounting
 	if others is not None:
 		accounting = accounting.with_others(others, "in another split")

@@ -354,6 +354,7 @@ CASES = [
 		("peaks.bed", "excluded"),
 	),
 	Case("too few counts", "fit", change(min_counts=1e6), INPUT, ("peaks.bed", "too few counts")),
+	Case("file as cache", "fit", change(cache="genome.fa"), INPUT, ("genome.fa: the cache", "set cache to null")),
 	# Tracks.
 	Case(
 		"bigWig with other chromosomes",
