@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 from cherimoya.errors import CherimoyaError, Interrupted
+from cherimoya_cli import stopping
 from cherimoya_cli.registry import COMMANDS
 
 INTERRUPTED, TERMINATED, BROKEN_PIPE = 130, 143, 141
@@ -173,11 +174,15 @@ def run() -> NoReturn:
 	signal.signal(signal.SIGTERM, _terminate)
 	# Threads that spin while they wait slow down whatever else runs on the machine, and themselves with it.
 	os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+	stopping.in_command = True
 	code = main()
 	try:
 		sys.stdout.flush()
 	except BrokenPipeError:
 		os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+	if code in (INTERRUPTED, TERMINATED):
+		sys.stderr.flush()
+		stopping.leave_at_once(code)
 	sys.exit(code)
 
 

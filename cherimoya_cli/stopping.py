@@ -5,16 +5,21 @@ Imports the standard library alone.
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 GRACE_SECONDS = 4.0
 """How long the work under way may take to come to a place where it can stop."""
 
 LAST_SECONDS = 0.7
 """How much longer it may take to give up."""
+
+in_command = False
+"""Whether this process is a command, so that it is to end once it was asked to stop."""
 
 
 class OutOfTime(BaseException):
@@ -64,12 +69,20 @@ class StopRequest:
 		self._asked.wait()
 		if not self._over.wait(GRACE_SECONDS + LAST_SECONDS):
 			os.write(2, b"\ncherimoya: stopped in the middle of a long computation; what was saved before is kept\n")
-			os._exit(self.exit_code)
+			leave_at_once(self.exit_code)
 
 	def end(self) -> None:
 		"""Let the watching thread go."""
 		self._over.set()
 		self._asked.set()
+
+
+def leave_at_once(code: int) -> NoReturn:
+	"""End this process and those that prepare its batches, without the seconds that taking leave of them may take."""
+	multiprocessing = sys.modules.get("multiprocessing")
+	for child in multiprocessing.active_children() if multiprocessing else ():
+		child.kill()
+	os._exit(code)
 
 
 @contextmanager
@@ -94,7 +107,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
 		yield request
 	finally:
 		signal.setitimer(signal.ITIMER_REAL, 0)
-		request.end()
+		if request.number is None or not in_command:  # else the time limit holds for what is left to do at the end, too
+			request.end()
 		for number, handler in before.items():
 			signal.signal(number, handler)
 

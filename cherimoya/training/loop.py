@@ -285,7 +285,7 @@ class _Run:
 			# Signals that end this process often end those that prepare its batches first, which torch reports so.
 			if isinstance(error, CherimoyaError) or not stop():
 				raise
-			raise self._interrupted("its last epoch that ended") from error
+			raise self._interrupted("where it was last saved") from error
 		finally:
 			if board is not None:
 				board.close()

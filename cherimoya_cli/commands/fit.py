@@ -175,7 +175,7 @@ def train(loaded: Loaded, settings: Any, device: "torch.device") -> "History":
 
 	with stop_on_signals() as stop:
 		try:
-			return fit(
+			history = fit(
 				loaded.model,
 				loaded.training,
 				loaded.validation,
@@ -189,11 +189,14 @@ def train(loaded: Loaded, settings: Any, device: "torch.device") -> "History":
 				stop=stop,
 				tensorboard=board_folder(settings),
 			)
+			if stop():
+				raise Interrupted(f"training is over ({settings.name}.checkpoint), and what follows is left")
+			return history
 		except Interrupted as interrupted:
 			interrupted.exit_code = stop.exit_code
 			raise
 		except OutOfTime:
-			interrupted = Interrupted(f"training can go on from its last epoch that ended ({settings.name}.checkpoint)")
+			interrupted = Interrupted(f"training can go on from where it was last saved ({settings.name}.checkpoint)")
 			interrupted.exit_code = stop.exit_code
 			raise interrupted from None
 

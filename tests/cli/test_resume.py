@@ -185,6 +185,25 @@ def test_the_content_of_files_counts_and_not_their_place(settings, tiny_genome, 
 	assert "other loci" in capsys.readouterr().err
 
 
+def test_a_signal_as_training_ends_is_heard(settings, tmp_path, capsys, monkeypatch):
+	from cherimoya.training.loop import _Run
+
+	history = _Run._history
+
+	def late(self):
+		os.kill(os.getpid(), signal.SIGTERM)
+		return history(self)
+
+	monkeypatch.setattr(_Run, "_history", late)
+	assert _fit(tmp_path, settings, max_epochs=1) == 143
+	assert "interrupted; training is over" in capsys.readouterr().err
+	assert not (tmp_path / "run.fit.record.json").exists()
+	monkeypatch.undo()
+	assert _fit(tmp_path, settings, max_epochs=1) == 0
+	assert "nothing to train" in capsys.readouterr().out
+	assert (tmp_path / "run.fit.record.json").exists()
+
+
 class TestFineTuning:
 	def test_it_begins_from_a_model(self, settings, tmp_path, capsys):
 		assert _fit(tmp_path / "first", settings, max_epochs=2) == 0

@@ -216,6 +216,30 @@ def test_a_kill_during_fit_loses_fit_alone(copied):
 
 
 @pytest.mark.slow
+def test_an_interruption_during_fit_is_gone_on_from(copied, tmp_path):
+	"""After SIGTERM the next run goes on within fit; its model and logs are those of a run that was not interrupted."""
+	longer = SETTINGS | {"fit_parameters": SETTINGS["fit_parameters"] | {"max_epochs": 40, "early_stopping": None}}
+	(copied / "x.json").write_text(json.dumps(longer))
+	shutil.copytree(copied, tmp_path / "whole")
+	code, output = run(tmp_path / "whole")
+	assert code == 0, output
+	log = copied / "run/x.log"
+	log.unlink()
+	running = subprocess.Popen(command(), cwd=copied, env=environment(), stdout=subprocess.PIPE, text=True)
+	while running.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 3):
+		time.sleep(0.02)
+	running.terminate()
+	output, _ = running.communicate(timeout=60)
+	assert running.returncode == 143, output
+	assert not (copied / "run/x.fit.done.json").exists()
+	code, output = run(copied)
+	assert code == 0, output
+	assert "resuming from epoch" in output
+	for name in ("x.torch", "x.final.torch"):
+		assert (copied / f"run/{name}").read_bytes() == (tmp_path / f"whole/run/{name}").read_bytes()
+
+
+@pytest.mark.slow
 def test_the_example_beats_its_baselines(tmp_path):
 	"""examples/yeast_atac from reads to report; the held-out profile beats the mean profile of training."""
 	example = ROOT / "examples" / "yeast_atac"

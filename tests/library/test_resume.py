@@ -167,7 +167,7 @@ class TestStops:
 					yield batch
 
 		asked = []
-		with pytest.raises(Interrupted, match="its last epoch that ended"):
+		with pytest.raises(Interrupted, match="where it was last saved"):
 			_fit(tmp_path / "cut", loader=Dying(), stop=lambda: bool(asked))
 		_fit(tmp_path / "cut", resume=True)
 		_fit(tmp_path / "whole")
