@@ -111,6 +111,21 @@ def take_turns(workers: Iterable[Worker], task: str, rounds: int, **arguments: A
 	return answers
 
 
+def able(workers: Iterable[Worker], task: str, **arguments: Any) -> list[Worker]:
+	"""The workers that can do a task, each of which has done it once then; only a compiled model may be unable to."""
+	found = []
+	for worker in workers:
+		try:
+			worker.ask(task, **arguments)
+		except RuntimeError as error:
+			if not worker.side.compiled:
+				raise
+			print(f"left out: {str(error).splitlines()[0]}", file=sys.stderr)
+			continue
+		found.append(worker)
+	return found
+
+
 def medians(answers: Answers) -> dict[str, dict[str, float]]:
 	"""The median over rounds of every number."""
 	return {side: {name: statistics.median(v) for name, v in values.items()} for side, values in answers.items()}

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _peer import Side, Worker, machine, medians, parser, serve, sides, take_turns, write
+from _peer import Side, Worker, able, machine, medians, parser, serve, sides, take_turns, write
 
 LENGTH, WINDOW, JITTER, FILTERS, LAYERS, BATCH = 2114, 1000, 50, 96, 9, 64
 N_PEAKS, N_NEGATIVES = 192, 64
@@ -184,13 +184,14 @@ def disagreement(a: Path, b: Path) -> float:
 
 def measure(workers: list[Worker], folder: Path, rounds: int) -> dict[str, Any]:
 	"""Check and measure; RuntimeError where the packages disagree."""
+	workers = able(workers, "agree", save="unused.npz")  # compiles too
 	baseline = {w.side.name: w.ask("agree", save=f"{w.side.name}.npz")["baseline_mb"] for w in workers}
 	errors = [disagreement(folder / "ours.npz", folder / f"{w.side.name}.npz") for w in workers[1:]]
 	if not max(errors) <= LIMIT:
 		raise RuntimeError(
 			f"the relative error of a gradient is {max(errors):.1e}, above {LIMIT:.0e}; no speed is given"
 		)
-	take_turns(workers, "step", 1)  # the warm-up, compilation included
+	workers = able(workers, "step")  # the warm-up
 	turns = take_turns(workers, "step", rounds)
 	memory = {w.side.name: {"baseline_mb": baseline[w.side.name], **w.ask("memory")} for w in workers}
 	seconds = medians(turns)

@@ -67,6 +67,19 @@ def test_a_task_that_fails_names_the_side_and_the_reason(workers) -> None:
 	with pytest.raises(RuntimeError, match="peer: fail: ValueError: no such model"):
 		started[1].ask("fail")
 	assert started[1].ask("count", step=1) == {"calls": 1, "total": 1}
+
+
+def test_only_a_compiled_model_is_left_out_where_it_fails(workers, capsys: pytest.CaptureFixture) -> None:
+	peer, started = workers
+	assert peer.able(started, "count", step=1) == started
+	assert peer.able(started[1:], "fail") == []
+	assert "left out: peer: fail: ValueError: no such model" in capsys.readouterr().err
+	with pytest.raises(RuntimeError, match="ours: fail"):
+		peer.able(started, "fail")
+
+
+def test_a_worker_that_ends_is_told(workers) -> None:
+	_, started = workers
 	with pytest.raises(RuntimeError, match="ours: the process ended during 'end'"):
 		started[0].ask("end")
 
