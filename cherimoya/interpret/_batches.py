@@ -74,14 +74,15 @@ def parameter_dtype(model: torch.nn.Module) -> torch.dtype:
 def bytes_per_example(model: torch.nn.Module, length: int) -> int:
 	"""Memory that one sequence takes in a forward pass without gradients, estimated from above.
 
-	A block at work holds its input and what it computes on the way, before and after normalization, (L, C) each,
-	and its hidden layer before and after GELU, (L, H) each; a profile head of width k holds the products of its taps,
-	(L, T * k), twice. The sum is L * (4 + tracks + 3 * C + 2 * H + 2 * T * k) numbers. The fused paths hold less.
+	A block that runs module by module holds up to six tensors of (L, C), its input, what is before and after the
+	normalization, and its output before and after the residual among them, and three of (L, H), its hidden layer
+	around GELU; a profile head of width k holds the products of its taps, (L, T * k), twice. The sum is
+	L * (4 + tracks + 6 * C + 3 * H + 2 * T * k) numbers. The fused paths hold half of it or less.
 
 	Parameters
 	----------
 	model: torch.nn.Module
-		A `Cherimoya`, or a module that holds one. For any other the width of its widest weight, five times, is taken.
+		A `Cherimoya`, or a module that holds one. For any other the width of its widest weight, eight times, is taken.
 	length: int
 		L, bp.
 
@@ -93,9 +94,9 @@ def bytes_per_example(model: torch.nn.Module, length: int) -> int:
 	size = max(4, parameter_dtype(model).itemsize)
 	for module in model.modules():
 		if all(hasattr(module, name) for name in ("n_filters", "expansion", "n_outputs", "profile_kernel_size")):
-			channels = 4 + module.n_control_tracks + (3 + 2 * module.expansion) * module.n_filters
+			channels = 4 + module.n_control_tracks + (6 + 3 * module.expansion) * module.n_filters
 			return size * length * (channels + 2 * module.n_outputs * module.profile_kernel_size)
-	return size * length * 5 * max((max(p.shape[:2]) for p in model.parameters() if p.ndim > 1), default=4)
+	return size * length * 8 * max((max(p.shape[:2]) for p in model.parameters() if p.ndim > 1), default=4)
 
 
 def choose_batch_size(

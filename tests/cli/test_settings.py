@@ -111,7 +111,7 @@ def _signature(path):
 		(
 			"cherimoya.interpret.attribution.saturation_mutagenesis",
 			"attribute",
-			{"verbose": None, "dtype": None, "device": None},
+			{"verbose": None, "dtype": None, "device": None, "batch_size": None},
 		),
 		*(
 			(
@@ -135,9 +135,10 @@ def test_the_library_has_the_same_defaults(path, command, names):
 	assert compared >= 1
 
 
-def test_predict_takes_the_largest_batches_that_the_library_would_choose_on_a_cpu():
+@pytest.mark.parametrize("command", ["predict", "attribute"])
+def test_commands_take_the_largest_batches_that_the_library_would_choose_on_a_cpu(command):
 	batches = pytest.importorskip("cherimoya.interpret._batches")
-	assert SETTINGS["predict"].model_fields["batch_size"].default == batches.LARGEST_BATCH["cpu"]
+	assert SETTINGS[command].model_fields["batch_size"].default == batches.LARGEST_BATCH["cpu"]
 
 
 # Reading.
