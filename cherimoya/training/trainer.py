@@ -227,7 +227,7 @@ class Trainer:
 		self.model.train()
 		began = time.monotonic()
 		for index, batch in enumerate(batches, start=progress.batch):
-			losses = self.step([tensor.to(self.device, non_blocking=True) for tensor in batch])
+			losses = self.step(self._on_device(batch))
 			if losses.suspects:
 				raise ToolError(non_finite_message(loader, progress.epoch, index, self.n_steps, losses))
 			progress.sums.add(losses.profile, losses.count, losses.n_peaks, losses.n_examples)
@@ -239,6 +239,12 @@ class Trainer:
 			if stop():
 				raise StopAsked
 		self._freeze_if_flat()
+
+	def _on_device(self, batch: Any) -> list[torch.Tensor]:
+		"""The tensors of a batch where the model is; a `cherimoya.io.batches.CompactBatch` is encoded there."""
+		if hasattr(batch, "encode"):
+			return list(batch.to(self.device).encode())
+		return [tensor.to(self.device, non_blocking=True) for tensor in batch]
 
 	def step(self, tensors: list[torch.Tensor]) -> BatchLosses:
 		"""One step on a batch, if its losses are finite."""

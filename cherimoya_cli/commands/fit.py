@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 	check_board(settings)
 	check_beginning(settings)
 	settings = with_seed(settings)
-	loaded = load(settings)
+	loaded = load(settings, compact=device.type != "cpu")
 	history = train(loaded, settings, device)
 	accounting = {
 		"training": loaded.training.accounting["peaks"],
@@ -88,8 +88,11 @@ def board_folder(settings: Any) -> str | None:
 	return f"{settings.name}.tensorboard" if settings.tensorboard is True else settings.tensorboard or None
 
 
-def load(settings: Any) -> Loaded:
-	"""The training and validation loci, accounted for on the terminal, and a model of their shape."""
+def load(settings: Any, *, compact: bool) -> Loaded:
+	"""The training and validation loci, accounted for on the terminal, and a model of their shape.
+
+	Compact batches are encoded where the model is, so that less has to be copied to a GPU.
+	"""
 	from cherimoya.io import PeakGenerator
 
 	check_counts_per_track(settings)
@@ -120,6 +123,7 @@ def load(settings: Any) -> Loaded:
 		absolute=settings.absolute_signals,
 		cache=settings.cache,
 		progress=say if settings.verbose else None,
+		compact=compact,
 	)
 	training.worker_init_fn = leave_signals_to_parent
 	if others is not None:

@@ -272,13 +272,13 @@ class TestDeterminism:
 		second, _ = _fit(tmp_path, name="b")
 		assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
-	def test_real_windows_train_the_same_with_and_without_workers(self, tmp_path, tiny_genome):
+	def test_real_windows_train_the_same_with_and_without_workers_and_compact(self, tmp_path, tiny_genome):
 		from cherimoya.io import PeakGenerator, extract_windows
 
 		before = torch.get_rng_state()
 		states = []
 		widths = {"in_window": OUT + 2 * TRIMMING, "out_window": OUT}
-		for workers in (0, 1):
+		for workers, compact in ((0, False), (1, False), (0, True), (1, True)):
 			loader = PeakGenerator(
 				tiny_genome.peaks,
 				tiny_genome.negatives,
@@ -288,6 +288,7 @@ class TestDeterminism:
 				max_jitter=10,
 				batch_size=16,
 				num_workers=workers,
+				compact=compact,
 				random_state=5,
 				**widths,
 			)
@@ -301,7 +302,8 @@ class TestDeterminism:
 			model = _model(signal_groups=[1, 2])
 			fit(model, loader, validation, name=tmp_path / "run", max_epochs=2)
 			states.append(model.state_dict())
-		assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+		for state in states[1:]:
+			assert all(torch.equal(states[0][name], state[name]) for name in state)
 		assert torch.equal(before, torch.get_rng_state())
 
 
