@@ -32,6 +32,7 @@ from cherimoya_cli.reads import (
 	controls_of,
 	conversions,
 	describe_naming,
+	detect_layout,
 	is_reads,
 	iterate_reads,
 	read_groups,
@@ -261,10 +262,12 @@ def _check_reads(active: Sequence[Step], genome: "Genome") -> None:
 	for step in (step for step in active if step.name in ("peaks", "signals")):
 		found = conversions(step.settings)
 		for files, values in (part for parts in found.values() for part in parts):
-			for path in (path for path in files if path not in tried and not is_remote(path)):
+			for path in (path for path in files if path not in tried):
 				tried.add(path)
 				try:
-					_check_read_file(path, values, genome)
+					detect_layout(path)
+					if not is_remote(path):  # what is streamed is read once
+						_check_read_file(path, values, genome)
 				except CherimoyaError as error:
 					errors.append(error)
 		for i, (files, values) in enumerate(found["signals"] if step.name == "peaks" and not errors else ()):
@@ -294,16 +297,19 @@ def _check_read_file(path: str, values: Mapping[str, Any], genome: "Genome") -> 
 
 def _check_tracks(active: Sequence[Step], made: set[str], genome: "Genome") -> None:
 	"""Open the bigWigs that no step makes, and compare their chromosomes with the FASTA's."""
-	from cherimoya.io.tracks import Tracks
+	from cherimoya.io.tracks import Tracks, check_streams
 
 	errors: list[CherimoyaError] = []
 	seen = set()
 	for step in (step for step in active if step.name not in ("peaks", "signals")):
 		for key in ("signals", "controls"):
 			paths = tuple(path for group in read_groups(step.settings.get(key)) for path in group if path not in made)
-			for path in (path for path in paths if not is_remote(path) and path not in seen):
+			for path in (path for path in paths if path not in seen):
 				seen.add(path)
 				try:
+					if is_remote(path):
+						check_streams(path)
+						continue
 					tracks = Tracks([path], names=genome.names)
 					tracks.check_sizes(genome.chrom_sizes, genome.name)
 					if not genome.chrom_sizes.keys() & tracks.chrom_sizes.keys():

@@ -8,6 +8,7 @@ centres of Tn5's cuts: ``start + 4`` and ``end - 5`` for a half-open fragment.
 """
 
 import gzip
+import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -492,8 +493,10 @@ def _alignments(
 		raise missing_extra("pysam", extra="pipeline", needed_for=f"reading {path}") from error
 	reason = accounting.dropped
 	pysam.set_verbosity(0)  # htslib's own messages repeat what the errors below say
+	# htslib would download a remote file's index into the current folder, though it is not read here.
+	place = f"{path}##idx##{os.devnull}" if is_remote(path) else path
 	try:
-		with pysam.AlignmentFile(path, check_sq=False, reference_filename=sequences) as handle:
+		with pysam.AlignmentFile(place, check_sq=False, reference_filename=sequences) as handle:
 			names = handle.references
 			for read in handle.fetch(until_eof=True):
 				flag = read.flag

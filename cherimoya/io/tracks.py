@@ -46,7 +46,7 @@ def parse_groups(signals: Signals) -> tuple[list[str], tuple[int, ...]]:
 	paths: list[str] = []
 	groups: list[int] = []
 	for entry in signals:
-		group = [entry] if isinstance(entry, (str, os.PathLike)) else list(entry)
+		group = [entry] if isinstance(entry, (str, os.PathLike)) else list(entry or ())
 		bad = [member for member in group if not isinstance(member, (str, os.PathLike))]
 		if bad or not group:
 			raise InputError(
@@ -358,7 +358,9 @@ def _open(path: str) -> Any:
 	"""The file opened with pyBigWig, after checks that tell what is wrong with it."""
 	import pyBigWig
 
-	if not is_remote(path):
+	if is_remote(path):
+		check_streams(path)
+	else:
 		check_exists(path, what="signal")
 		_check_layout(path)
 	try:
@@ -369,6 +371,17 @@ def _open(path: str) -> Any:
 	if not file.isBigWig():
 		raise InputError(f"{path}: is not a bigWig file; signals are bigWig files")
 	return file
+
+
+def check_streams(path: str) -> None:
+	"""Raise InputError where pyBigWig was built without what it needs to read a URL."""
+	import pyBigWig
+
+	if not pyBigWig.remote:
+		raise InputError(
+			f"{path}: this pyBigWig cannot read files over the network, as it was built without libcurl; download the "
+			"file and name the copy, or install a build that can (bioconda's, or one from source beside libcurl)"
+		)
 
 
 def _check_layout(path: str) -> None:
