@@ -19,8 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from make_genome import Design, write
@@ -61,6 +64,16 @@ def gc_of_file(genome: Genome, path: Path) -> np.ndarray:
 	return gc[~np.isnan(gc)]
 
 
+def apart(function: Callable, *args: Any) -> Any:
+	"""What a function returns, called in a process of its own.
+
+	The largest memory that the system notes for a program is at least that of the process that starts it, which
+	therefore has to stay small.
+	"""
+	with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+		return pool.submit(function, *args).result()
+
+
 def run(command: list[str]) -> tuple[float, float]:
 	"""Seconds, and the largest memory in MB, of a program; its output is shown when it fails."""
 	start = time.perf_counter()
@@ -95,11 +108,11 @@ def measure(world: World, folder: Path, *, peer: str | None, bigwig: bool, repea
 		for name, command in commands.items():
 			runs[name].append(run(command))
 	genome = Genome(world.fasta)
-	gc_loci = gc_of_file(genome, world.loci)
+	gc_loci = apart(gc_of_file, genome, world.loci)
 	results = {}
 	for name, measured in runs.items():
 		seconds = [s for s, _ in measured]
-		gc = gc_of_file(genome, folder / f"{name}.bed")
+		gc = apart(gc_of_file, genome, folder / f"{name}.bed")
 		results[name] = {
 			"seconds": statistics.median(seconds),
 			"seconds_range": [min(seconds), max(seconds)],
@@ -127,7 +140,7 @@ def main() -> int:
 	record |= {"numpy": np.__version__, "cases": {}}
 	with tempfile.TemporaryDirectory() as temporary:
 		folder = Path(temporary)
-		world = World(args.fasta, args.loci, None) if args.fasta else make_world(folder, args.size)
+		world = World(args.fasta, args.loci, None) if args.fasta else apart(make_world, folder, args.size)
 		genome = Genome(world.fasta)  # makes the index, which both sides use
 		record["genome"] = args.fasta.name if args.fasta else f"synthetic, {args.size:g} Mb"
 		record["megabases"] = sum(genome.chrom_sizes.values()) / 1e6
