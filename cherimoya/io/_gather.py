@@ -7,11 +7,12 @@ process holds more than one, so memory does not grow with the number of loci.
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -142,7 +143,7 @@ def into_memory(request: Request, *, workers: int, bar: bool) -> tuple[Arrays, n
 	totals = None if request.tracks is None else np.empty(shapes.signals[:2])
 	chunks = _chunks(request)
 	work = partial(_read_chunk, _sources(request))
-	for i, part in _shown(spread(work, _tasks(request, chunks), workers), chunks, bar):
+	for i, part in _results(work, request, chunks, workers=workers, bar=bar):
 		for whole, piece in zip((*arrays, totals), (*part.arrays, part.totals), strict=True):
 			if whole is not None:
 				whole[chunks[i]] = piece
@@ -183,7 +184,7 @@ def into_files(
 	totals = None if request.tracks is None else np.empty(request.shapes.signals[:2])
 	dtypes: list[Arrays | None] = [None] * len(chunks)
 	work = partial(_write_chunk, _sources(request), str(parts))
-	for i, part in _shown(spread(work, _tasks(request, chunks), workers), chunks, bar):
+	for i, part in _results(work, request, chunks, workers=workers, bar=bar):
 		if totals is not None:
 			totals[chunks[i]] = part.totals
 		dtypes[i] = part.arrays
@@ -291,12 +292,16 @@ def _read(request: Request) -> Part:
 	return Part(Arrays(codes, signals, controls), totals)
 
 
-def _shown(results: Iterable[tuple[int, Any]], chunks: Sequence[np.ndarray], bar: bool) -> Iterator[tuple[int, Any]]:
-	"""The results, with a bar over the loci that are read when there is a terminal to show it on."""
+def _results(
+	work: Callable[..., Part], request: Request, chunks: Sequence[np.ndarray], *, workers: int, bar: bool
+) -> Iterator[tuple[int, Part]]:
+	"""The number of each chunk and what `work` makes of it, as they are done; with a bar over loci on a terminal."""
 	from tqdm import tqdm
 
-	total = sum(map(len, chunks))
-	with tqdm(total=total, unit="loci", desc="reading windows", disable=None if bar else True, delay=2) as shown:
+	with (
+		tqdm(total=len(request), unit="loci", desc="reading windows", disable=None if bar else True, delay=2) as shown,
+		closing(spread(work, _tasks(request, chunks), workers)) as results,
+	):
 		for i, result in results:
 			yield i, result
 			shown.update(len(chunks[i]))
