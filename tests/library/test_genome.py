@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import pickle
 import struct
 import zlib
 
@@ -69,6 +70,35 @@ def test_codes_of_every_layout(tmp_path, content, packed, indexed):
 		assert genome.codes(name, 0, 1).dtype == np.uint8
 	assert genome.codes("chr1", 3, 17).tolist() == _slow_codes(SEQUENCES["chr1"])[3:17]
 	assert genome.name == str(path)
+	anew = pickle.loads(pickle.dumps(genome))  # which has kept no chromosome
+	for name, sequence in SEQUENCES.items():
+		for start in (0, 1, 9, 10, 11, 99):
+			for end in {start, start + 1, start + 10, start + 21, len(sequence) - 1, len(sequence)}:
+				if start <= end <= len(sequence):
+					assert anew.read(name, start, end).tolist() == _slow_codes(sequence)[start:end]
+
+
+def test_reading_a_stretch_names_what_is_wrong_there(tmp_path):
+	path = tmp_path / "a.fa"
+	path.write_bytes(_text({"chr1": "ACGT" * 10 + "!" + "ACGT" * 10}))
+	genome = Genome(path)
+	assert genome.read("chr1", 0, 40).tolist() == [0, 1, 2, 3] * 10
+	with pytest.raises(InputError, match=r"'!' at offset 40,"):
+		genome.read("chr1", 33, 55)
+	with pytest.raises(InputError, match=r"chr1:33-82 is not within"):
+		genome.read("chr1", 33, 82)
+	with pytest.raises(InputError, match=r"has no chromosome 'chr2'"):
+		genome.read("chr2", 0, 1)
+
+
+@pytest.mark.parametrize("where", ["file", "arrays"])
+def test_the_content_key_is_of_the_bases_and_not_of_the_place(tmp_path, make_fasta, where):
+	def key(sequences, name="a.fa"):
+		source = make_fasta(tmp_path / name, sequences) if where == "file" else sequences
+		return Genome(source).content_key(["chr1"])
+
+	first = key({"chr1": "ACGT"})
+	assert key({"chr1": "ACGT"}, "b.fa") == first != key({"chr1": "ACGA"}, "c.fa")
 
 
 def test_the_index_is_that_of_samtools(tmp_path):

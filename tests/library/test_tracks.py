@@ -1,6 +1,8 @@
 """bigWig files in groups: windows, what is refused, and writing."""
 
 import itertools
+import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -234,3 +236,23 @@ def test_windows_far_apart_and_in_any_order(tmp_path, make_bigwig):
 		windows = tracks.windows(chroms[order], starts[order], 100)
 		for i, k in enumerate(order):
 			assert np.array_equal(windows[i, 0], values[chroms[k]][starts[k] : starts[k] + 100])
+
+
+def test_tracks_read_the_same_in_another_process(bigwig):
+	tracks = Tracks([bigwig, [bigwig, bigwig]], absolute=True)
+	again = pickle.loads(pickle.dumps(tracks))
+	assert again.groups == tracks.groups and again.chrom_sizes == tracks.chrom_sizes and again.absolute
+	chrom, size = next(iter(tracks.chrom_sizes.items()))
+	assert np.array_equal(again.windows([chrom], [0], size), tracks.windows([chrom], [0], size))
+
+
+def test_the_content_key_tells_values_apart_and_remote_files_have_none(tmp_path, make_bigwig, bigwig):
+	chrom = next(iter(Tracks(bigwig).chrom_sizes))
+	key = Tracks(bigwig).content_key([chrom])
+	copy = shutil.copyfile(bigwig, tmp_path / "copy.bw")
+	assert Tracks(copy).content_key([chrom]) == key != Tracks(bigwig, absolute=True).content_key([chrom])
+	other = make_bigwig(tmp_path / "other.bw", {chrom: 50}, {chrom: np.ones(50)})
+	assert Tracks(other).content_key([chrom]) != key
+	tracks = Tracks(bigwig)
+	tracks.paths = ["https://example.org/a.bw"]
+	assert tracks.content_key([chrom]) is None
