@@ -203,6 +203,25 @@ def test_contributions_sum_to_the_difference(output: str, length: int, dtype: to
 
 
 @pytest.mark.parametrize("output", ["counts", "profile"])
+def test_a_trained_model_is_explained_exactly(output: str) -> None:
+	model, codes = Cherimoya(n_filters=8, n_layers=3, trimming=9, random_state=0), make_codes(16)
+	X = one_hot(codes, torch.float32)
+	optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+	losses = []
+	for _ in range(30):  # the number of As, and a profile that has them at its left
+		logits, log_counts = model(X)
+		target = X[:, :1, 9:-9] * torch.linspace(2, 0, LENGTH - 18)
+		loss = F.mse_loss(logits, target) + F.mse_loss(log_counts[:, 0], X[:, 0].sum(1).log1p())
+		optimizer.zero_grad()
+		loss.backward()
+		optimizer.step()
+		losses.append(loss.item())
+	assert losses[-1] < losses[0] / 4
+	check_complete(deep_lift_shap(model, codes, output=output, n_shuffles=5, return_deltas=True), 1e-4)
+	check_complete(deep_lift_shap(model.double(), codes, output=output, n_shuffles=5, return_deltas=True), 1e-11)
+
+
+@pytest.mark.parametrize("output", ["counts", "profile"])
 def test_controls_are_shared_with_references(output: str) -> None:
 	model, codes = make_model(n_control_tracks=2).double(), make_codes()
 	X_ctl = 9 * torch.rand(2, 2, LENGTH, generator=torch.Generator().manual_seed(0))
