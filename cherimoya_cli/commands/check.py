@@ -160,9 +160,8 @@ def check_command(command: str, settings: "Settings") -> "dict[str, Accounting]"
 	if command == "fit" and not errors:
 		errors += fit_errors(settings)
 	raise_together(errors)
-	accounts = account(values, set()) if "training_chroms" in values else account_all(values)
 	show_needs(needs.memory, needs.disk, whole.device)
-	return accounts
+	return account(values, set()) if "training_chroms" in values else account_all(values)
 
 
 def check_model(command: str, settings: "Settings", path: str) -> None:
