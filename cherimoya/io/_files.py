@@ -87,6 +87,20 @@ def unchanged(path: str | os.PathLike, known: Mapping[str, Any] | None) -> bool:
 	return _hash(path, stat.st_size) == known.get("sha256")
 
 
+def file_state(path: str | os.PathLike) -> tuple[int, int, int] | None:
+	"""What tells whether a path still leads to the file, unchanged, that it led to before; None for a URL."""
+	if is_remote(path):
+		return None
+	stat = os.stat(path)
+	return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def check_state(path: str | os.PathLike, before: tuple[int, int, int] | None) -> None:
+	"""Raise InputError when a file is no longer the one that was opened."""
+	if before is not None and not is_remote(path) and (not os.path.exists(path) or file_state(path) != before):
+		raise InputError(f"{path}: was changed or replaced while it was in use; open it again")
+
+
 def content_key(path: str | os.PathLike) -> list[Any] | None:
 	"""What a file holds, whatever its name: its size and hash, and its time too where only samples are hashed.
 

@@ -136,7 +136,7 @@ def open_entry(
 				_remove(place)
 			_sweep(folder, key)
 			_make(place, make)
-			found, problem = _opened(place)
+			found, problem = _opened(place, check=False)  # its checksums have just been taken
 	if found is None:
 		raise CacheError(f"{place}: was written, but {problem}; the disk is faulty: choose another folder in cache")
 	return found, True
@@ -209,7 +209,7 @@ def clear(
 # ---- an entry -------------------------------------------------------------------------------------------------------
 
 
-def _opened(place: Path) -> tuple[dict[str, np.ndarray] | None, str]:
+def _opened(place: Path, *, check: bool = True) -> tuple[dict[str, np.ndarray] | None, str]:
 	"""The arrays of an entry; or None, and what is wrong with it (nothing when there is none)."""
 	lock = _hold(place)
 	if lock is None:
@@ -217,7 +217,7 @@ def _opened(place: Path) -> tuple[dict[str, np.ndarray] | None, str]:
 	manifest = _read_manifest(place)
 	state = _state(place, manifest)
 	problem = "its manifest is missing or broken" if manifest is None else ""
-	if not problem and _HELD.get(place, (None, None))[1] != state:
+	if not problem and check and _HELD.get(place, (None, None))[1] != state:
 		problem = _compare(place, manifest["files"])
 	arrays: dict[str, np.ndarray] = {}
 	if not problem:

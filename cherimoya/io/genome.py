@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import numpy as np
 
 from cherimoya.errors import InputError
-from cherimoya.io._files import GZIP_MAGIC, cache_folder, check_exists, content_key, is_remote, replacing
+from cherimoya.io._files import (
+	GZIP_MAGIC,
+	cache_folder,
+	check_exists,
+	check_state,
+	content_key,
+	file_state,
+	is_remote,
+	replacing,
+)
 from cherimoya.io.names import Aliases, ChromNames
 
 if TYPE_CHECKING:
@@ -88,11 +97,12 @@ class Genome:
 		self._records: dict[str, Record] = {}
 		self._arrays: dict[str, np.ndarray] | None = None
 		self._file: _Plain | _Blocked | None = None
+		self._state: tuple[int, int, int] | None = None
 		if isinstance(source, Genome):
 			self.name = source.name
 			self.chrom_sizes = source.chrom_sizes
 			self._records, self._arrays, self._last = source._records, source._arrays, source._last
-			self._file = source._file
+			self._file, self._state = source._file, source._state
 		elif isinstance(source, Mapping):
 			self.name = "arrays"
 			self._arrays = {str(chrom): _as_codes(str(chrom), value) for chrom, value in source.items()}
@@ -100,6 +110,7 @@ class Genome:
 		else:
 			self.name = os.fspath(source)
 			self._file = _open(self.name)
+			self._state = file_state(self.name)
 			self._records = _read_index(self._file)
 			self.chrom_sizes = {chrom: record.length for chrom, record in self._records.items()}
 		if isinstance(source, Genome) and chrom_aliases is False:
@@ -138,8 +149,7 @@ class Genome:
 	def read(self, chrom: str, start: int, end: int) -> np.ndarray:
 		"""As :meth:`codes`, reading these bases alone and keeping none: for a few stretches of large chromosomes."""
 		record = self._records.get(chrom)
-		known = self._last is not None and self._last[0] == chrom
-		if record is None or known or not record.line_bases or not 0 <= start <= end <= record.length:
+		if record is None or not record.line_bases or not 0 <= start <= end <= record.length:
 			return self.codes(chrom, start, end)
 		first, last = (
 			record.first + at // record.line_bases * record.line_bytes + at % record.line_bases for at in (start, end)
@@ -147,8 +157,12 @@ class Genome:
 		return _decode(self._file, chrom, (first, last), start, end - start)
 
 	def content_key(self, chroms: Iterable[str]) -> list | None:
-		"""What decides the bases of these chromosomes: the file's content, or a hash of the arrays."""
+		"""What decides the bases of these chromosomes: the file's content, or a hash of the arrays.
+
+		InputError when the file is not that which was opened.
+		"""
 		if self._file is not None:
+			check_state(self._file.path, self._state)
 			return content_key(self._file.path)
 		chroms = sorted(chroms)
 		return [[chrom, sha256(np.ascontiguousarray(self._arrays[chrom])).hexdigest()] for chrom in chroms]

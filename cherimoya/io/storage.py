@@ -193,6 +193,7 @@ def _make(
 		)
 	say(f"the windows of {len(request):,} loci take at most {_size(needed)} of disk in {folder.parent}")
 	dtypes = into_files(request, folder, choose, workers=workers, bar=bar)
+	request.content()  # InputError, and no entry, if an input was changed while it was read
 	tracks = [None if t is None else list(t.paths) for t in (request.tracks, request.controls)]
 	return {
 		"n_loci": len(request),

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cherimoya.errors import InputError, join_problems
-from cherimoya.io._files import check_exists, content_key, is_remote, replacing
+from cherimoya.io._files import check_exists, check_state, content_key, file_state, is_remote, replacing
 from cherimoya.io.names import ChromNames
 
 Signals = str | os.PathLike | Sequence["str | os.PathLike | Sequence[str | os.PathLike]"]
@@ -90,7 +90,7 @@ class Tracks:
 	def __init__(self, signals: "Signals | Tracks", *, absolute: bool = False, names: ChromNames | None = None) -> None:
 		if isinstance(signals, Tracks):
 			self.paths, self.groups, self.absolute = signals.paths, signals.groups, signals.absolute or absolute
-			self._files = signals._files
+			self._files, self._states = signals._files, signals._states
 			self._take_names(signals.names if names is None else names)
 			return
 		self.paths, self.groups = parse_groups(signals)
@@ -106,6 +106,7 @@ class Tracks:
 				problems.append(str(error))
 		if problems:
 			raise missing if missing is not None and len(problems) == 1 else InputError(join_problems(problems))
+		self._states = [file_state(path) for path in self.paths]
 		self._take_names(names)
 
 	def _take_names(self, names: ChromNames | None) -> None:
@@ -127,8 +128,10 @@ class Tracks:
 	def content_key(self, chroms: Iterable[str]) -> list | None:
 		"""What decides the values on these chromosomes: contents of files, what they call them, whether absolute.
 
-		None when a file is remote: what it holds may change.
+		None when a file is remote: what it holds may change. InputError when one is not that which was opened.
 		"""
+		for path, state in zip(self.paths, self._states, strict=True):
+			check_state(path, state)
 		files = [content_key(path) for path in self.paths]
 		called = [[names[chrom] for chrom in sorted(chroms)] for names in self._called]
 		return None if None in files else [files, called, self.absolute]
@@ -140,6 +143,8 @@ class Tracks:
 	def __setstate__(self, state: dict[str, Any]) -> None:
 		self.__dict__.update(state)
 		self._files = [_open(path) for path in self.paths]
+		for path, before in zip(self.paths, self._states, strict=True):
+			check_state(path, before)
 
 	def check_sizes(self, chrom_sizes: Mapping[str, int], name: str) -> None:
 		"""Raise InputError when a file has a chromosome of `chrom_sizes` in another length: another assembly."""

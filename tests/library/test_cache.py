@@ -18,6 +18,7 @@ import torch
 
 from cherimoya.errors import InputError
 from cherimoya.io import _gather, cache, estimate_bytes, extract_windows, storage
+from cherimoya.io.genome import Genome
 from cherimoya.io.tracks import Tracks
 
 WIDTHS = {"in_window": 101, "out_window": 40, "max_jitter": 7}
@@ -49,7 +50,7 @@ def load(world, **options):
 	files = {name: str(world / name) for name in ("loci.bed", "g.fa", "0.bw", "1.bw", "2.bw")}
 	signals = options.pop("signals", [files["0.bw"], [files["1.bw"], files["2.bw"]]])
 	given = {"controls": files["2.bw"], "min_counts": 12, "drop_outliers": True, **WIDTHS, **options}
-	return extract_windows(files["loci.bed"], options.pop("sequences", files["g.fa"]), signals, **given)
+	return extract_windows(files["loci.bed"], given.pop("sequences", files["g.fa"]), signals, **given)
 
 
 def same(a, b):
@@ -288,6 +289,39 @@ def test_the_place_of_the_files_does_not_matter(world, tmp_path):
 	os.utime(tmp_path / "moved" / "0.bw")
 	load(tmp_path / "moved", cache=tmp_path / "c")
 	assert len(cache.entries(tmp_path / "c")) == 1
+
+
+@pytest.mark.parametrize("name", ["g.fa", "1.bw"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_inputs_that_change_while_they_are_read_make_no_entry(world, tmp_path, monkeypatch, name, workers):
+	here = tmp_path / "world"
+	shutil.copytree(world, here)
+	merge = _gather._merge
+
+	def changing(*args):
+		merge(*args)
+		shutil.copyfile(here / name, here / "new")
+		os.replace(here / "new", here / name)
+
+	monkeypatch.setattr(_gather, "_merge", changing)
+	with pytest.raises(InputError, match=rf"{name}: was changed or replaced while it was in use"):
+		load(here, cache=tmp_path / "c", workers=workers)
+	assert list((tmp_path / "c").iterdir()) == []
+
+
+def test_sources_opened_before_their_files_were_replaced_are_refused(world, tmp_path):
+	here = tmp_path / "world"
+	shutil.copytree(world, here)
+	genome, tracks = Genome(here / "g.fa"), Tracks([str(here / "0.bw")])
+	assert load(here, sequences=genome, signals=tracks, cache=tmp_path / "c", drop_outliers=False, min_counts=None)
+	shutil.copyfile(here / "1.bw", here / "new")
+	os.replace(here / "new", here / "0.bw")
+	with pytest.raises(InputError, match=r"0\.bw: was changed or replaced"):
+		load(here, sequences=genome, signals=tracks, cache=tmp_path / "c")
+	_edit_fasta(here)
+	os.utime(here / "g.fa")
+	with pytest.raises(InputError, match=r"g\.fa: was changed or replaced"):
+		load(here, sequences=genome, cache=tmp_path / "c")
 
 
 def test_an_entry_of_another_format_is_not_opened(world, tmp_path, monkeypatch):
