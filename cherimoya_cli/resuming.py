@@ -56,10 +56,16 @@ def identity_of(settings: Any) -> dict[str, Any]:
 
 	left_out = INDIFFERENT | _BESIDE_TRAINING
 	values = {key: value for key, value in settings.model_dump(mode="json").items() if key not in left_out}
-	files: dict[str, list[str]] = {}
-	for key, path in input_files(settings):
-		files.setdefault(key, []).append(_content(path))
-	return values | {key: contents for key, contents in files.items() if key not in left_out}
+	for key in {key for key, _ in input_files(settings)} - left_out:
+		values[key] = _contents(values[key])
+	return values
+
+
+def _contents(value: Any) -> Any:
+	"""A value with each path replaced by what its file holds; lists, which are groups of tracks, stay lists."""
+	if isinstance(value, list):
+		return [_contents(item) for item in value]
+	return _content(value) if isinstance(value, str) else value
 
 
 def _content(path: str) -> str:

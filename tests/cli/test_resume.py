@@ -312,3 +312,11 @@ class TestStopping:
 		done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 		assert (done.returncode, done.stdout) == (143, "")
 		assert "stopped in the middle of a long computation" in done.stderr
+
+
+def test_tracks_in_other_groups_are_another_run(settings, tiny_genome, tmp_path, capsys):
+	track = str(tiny_genome.signal)
+	assert _fit(tmp_path, settings, max_epochs=1, signals=[track, track]) == 0
+	capsys.readouterr()
+	assert _fit(tmp_path, settings, max_epochs=1, signals=[[track, track]], resume=True) == 3
+	assert "other signals" in capsys.readouterr().err
