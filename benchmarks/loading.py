@@ -49,9 +49,10 @@ def serve(threads: int) -> None:
 			began = time.perf_counter()
 			loader = PeakGenerator(*request["files"], **request["options"])
 			batches = iter(loader)
-			X, y, *_ = next(batches)
-			answer = {"seconds": time.perf_counter() - began, "shapes": [list(X.shape), list(y.shape)]}
-			answer["examples"] = len(loader.dataset)
+			next(batches)
+			answer = {"seconds": time.perf_counter() - began, "examples": len(loader.dataset)}
+		elif request["do"] == "feed":
+			answer = measure_wait(loader, request["n_batches"], request["step"])
 		elif request["do"] == "rate":
 			answer = measure_rate(loader, request["n_batches"])
 		else:
@@ -70,6 +71,20 @@ def measure_rate(loader: Any, n_batches: int) -> dict[str, float]:
 			if done == n_batches:
 				break
 	return {"examples_per_second": n_examples / (time.perf_counter() - began)}
+
+
+def measure_wait(loader: Any, n_batches: int, step: float) -> dict[str, float]:
+	"""Seconds that each step waits for its batch while a device, here a sleep, is busy for `step` seconds after it."""
+	waits: list[float] = []
+	while len(waits) < n_batches:
+		batches = iter(loader)
+		next(batches)
+		for _ in range(min(n_batches - len(waits), len(loader) - 1)):
+			time.sleep(step)
+			began = time.perf_counter()
+			next(batches)
+			waits.append(time.perf_counter() - began)
+	return {"wait": statistics.median(waits)}
 
 
 def digest(loader: Any) -> dict[str, Any]:
@@ -182,7 +197,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 	rates = measure_rates(
 		args, files, {"ours": ours, "ours_no_thread": {**ours, "prefetch_factor": 0}, "peer": options}
 	)
-	return summarize(args, agreement, runs, rates)
+	return {**summarize(args, agreement, runs, rates), "median wait in ms by way": measure_ways(args, files, ours)}
 
 
 def compare(args: argparse.Namespace, files: list, ours: dict[str, Any]) -> dict[str, Any]:
@@ -213,6 +228,25 @@ def measure_rates(args: argparse.Namespace, files: list, options: dict[str, dict
 	for package in packages.values():
 		package.close()
 	return rates
+
+
+def measure_ways(args: argparse.Namespace, files: list, ours: dict[str, Any]) -> dict[str, float]:
+	"""How long a step of 5 ms waits for its batch, in ms, for each way in which batches can be made; ours alone."""
+	ways = {
+		"in line, encoded": {"prefetch_factor": 0},
+		"in line, compact": {"prefetch_factor": 0, "compact": True},
+		"thread, encoded": {},
+		"thread, compact": {"compact": True},
+		"1 process, encoded": {"num_workers": 1},
+		"1 process, compact": {"num_workers": 1, "compact": True},
+	}
+	waits = {}
+	for name, way in ways.items():
+		package = Package(sys.executable, args.threads)
+		package.ask(do="load", files=files, options={**ours, **way})
+		waits[name] = 1000 * package.ask(do="feed", n_batches=args.batches, step=0.005)["wait"]
+		package.close()
+	return waits
 
 
 def summarize(args: argparse.Namespace, agreement: dict, runs: dict, rates: dict) -> dict[str, Any]:
@@ -268,7 +302,7 @@ def main() -> None:
 		result = measure(args, Path(folder))
 	args.json.parent.mkdir(parents=True, exist_ok=True)
 	args.json.write_text(json.dumps(result, indent="\t") + "\n")
-	print(json.dumps({k: result[k] for k in ("median", "examples_per_second", "ratios")}, indent="\t"))
+	print(json.dumps({k: v for k, v in result.items() if k not in ("runs", "rates")}, indent="\t"))
 
 
 if __name__ == "__main__":
