@@ -105,12 +105,31 @@ def benchmarks(results: Path = RESULTS) -> str:
 	return "\n".join(parts) or "No results are there yet.\n"
 
 
+def windows_memory(results: Path = RESULTS) -> str:
+	"""The table of what loading many windows takes."""
+	record = _measured(results, "windows_memory")
+	if record is None:
+		return "No results are there yet.\n"
+	lines = ["| | time | memory of all processes | memory while batches are gathered |", "|---|---:|---:|---:|"]
+	for name, key in (("read and put into the cache", "cold"), ("found in the cache", "again")):
+		found = record[key]
+		cells = [f"{found[part] / 1e6:,.0f} MB" for part in ("anonymous", "batches_own_anonymous")]
+		lines.append(f"| {name} | {found['seconds']:.0f} s | {' | '.join(cells)} |")
+	cold = record["cold"]
+	return (
+		f"{record['loci']:,} loci of {record['tracks']} tracks, {record['cores']} cores; the arrays take "
+		f"{cold['array_bytes'] / 1e9:.1f} GB as {cold['signals']}, and would take {cold['float32_bytes'] / 1e9:.1f} GB as "
+		"float32. Memory-mapped files are not in these numbers.\n\n" + "\n".join(lines) + "\n"
+	)
+
+
 def write(app: Any = None) -> None:
 	"""Write the generated pages."""
 	FOLDER.mkdir(exist_ok=True)
 	(FOLDER / "benchmarks.inc.md").write_text(benchmarks(), encoding="utf-8")
 	(FOLDER / "commands.inc.md").write_text(commands(), encoding="utf-8")
 	(FOLDER / "settings.inc.md").write_text(settings(), encoding="utf-8")
+	(FOLDER / "windows_memory.inc.md").write_text(windows_memory(), encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:
