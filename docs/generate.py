@@ -118,8 +118,8 @@ def windows_memory(results: Path = RESULTS) -> str:
 	cold = record["cold"]
 	return (
 		f"{record['loci']:,} loci of {record['tracks']} tracks, {record['cores']} cores; the arrays take "
-		f"{cold['array_bytes'] / 1e9:.1f} GB as {cold['signals']}, and would take {cold['float32_bytes'] / 1e9:.1f} GB as "
-		"float32. Memory-mapped files are not in these numbers.\n\n" + "\n".join(lines) + "\n"
+		f"{cold['array_bytes'] / 1e9:.1f} GB as {cold['signals']}, and would take {cold['float32_bytes'] / 1e9:.1f} GB "
+		"as float32. Memory-mapped files are not in these numbers.\n\n" + "\n".join(lines) + "\n"
 	)
 
 
