@@ -152,7 +152,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def in_batches(
-	n: int, batch_size: int, compute: Callable[[slice], T], *, device: torch.device
+	n: int, batch_size: int, compute: Callable[[slice], T], *, device: torch.device, what: str = "sequence"
 ) -> Iterator[tuple[slice, T]]:
 	"""What `compute` gives for each batch of rows; one that does not fit in memory is halved, as are later ones.
 
@@ -166,6 +166,8 @@ def in_batches(
 		Takes a slice of rows.
 	device: torch.device
 		Where it runs.
+	what: str
+		What a row is, for the message. Default is "sequence".
 
 	Yields
 	------
@@ -189,7 +191,7 @@ def in_batches(
 			torch.cuda.empty_cache()
 		if rows.stop - first == 1:
 			raise InputError(
-				f"sequence {first} alone does not fit in the memory of {device} ({failure}); give shorter sequences, "
+				f"{what} {first} alone does not fit in the memory of {device} ({failure}); give shorter sequences, "
 				"free memory that other programs use, or run on another device"
 			)
 		batch_size = (rows.stop - first) // 2

@@ -1,6 +1,7 @@
 """What attributions that compare with references share: going through pairs, averages, and checks of their sums."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from cherimoya.interpret._batches import (
 	autocast,
 	check_arrays,
 	evaluating,
+	in_batches,
 	parameter_dtype,
 	to_batch,
 	to_tensor,
@@ -146,18 +148,18 @@ def contrast(
 				drawn = _draw(X[i : i + _SEQUENCES], options, slice(i, i + _SEQUENCES))  # (m, R, L) or (m, R, 4, L)
 			x, x_ctl = to_batch(X, X_ctl, slice(i, i + 1), device=place, dtype=dtype)
 			score = x.new_zeros(4, options.end - options.start)
-			for first in range(0, n_references, options.batch_size):
-				given = drawn[i % _SEQUENCES, first : first + options.batch_size].to(place)
-				x0 = one_hot(given, dtype=dtype) if given.ndim == 2 else given.to(dtype)  # (r, L) -> (r, 4, L)
-				with autocast(place, options.dtype):
-					m, f, f0 = pairs(x, x0, x_ctl)
-				taken = (m * x0).sum(1, keepdim=True)  # (r, 4, L) -> (r, 1, L)
-				contributions = (m * x).sum(1, keepdim=True) - taken
-				score += (m - taken).sum(0)[:, span]  # summed before it is cut: the same whatever the span
-				differences.append((f - f0).double().cpu())
-				deltas.append(contributions.double().sum((1, 2)).cpu() - differences[-1])
-				done += len(x0)
-				bar.update(len(x0))
+			for rows, (part, difference, delta) in in_batches(
+				n_references,
+				options.batch_size,
+				partial(_compare, pairs, x, drawn[i % _SEQUENCES], x_ctl, options),
+				device=place,
+				what="the pair of a sequence and reference",
+			):
+				score += part[:, span]  # summed before it is cut: the same whatever the span
+				differences.append(difference)
+				deltas.append(delta)
+				done += rows.stop - rows.start
+				bar.update(rows.stop - rows.start)
 				if options.progress is not None:
 					options.progress(done, total)
 			score /= n_references
@@ -166,6 +168,25 @@ def contrast(
 		return Attribution(torch.empty(0, 4, options.end - options.start), *torch.empty(2, 0, n_references))
 	shape = (n, n_references)
 	return Attribution(torch.stack(scores), torch.cat(differences).view(shape), torch.cat(deltas).view(shape))
+
+
+def _compare(
+	pairs: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], Pairs],
+	x: torch.Tensor,
+	drawn: torch.Tensor,
+	x_ctl: torch.Tensor | None,
+	options: Options,
+	rows: slice,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+	"""Scores summed over some references (4, L), and the difference and delta of each (r,), on the CPU."""
+	given = drawn[rows].to(x.device)
+	x0 = one_hot(given, dtype=x.dtype) if given.ndim == 2 else given.to(x.dtype)  # (r, L) -> (r, 4, L)
+	with autocast(x.device, options.dtype):
+		m, f, f0 = pairs(x, x0, x_ctl)
+	taken = (m * x0).sum(1, keepdim=True)  # (r, 4, L) -> (r, 1, L)
+	contributions = (m * x).sum(1, keepdim=True) - taken
+	difference = (f - f0).double().cpu()
+	return (m - taken).sum(0), difference, contributions.double().sum((1, 2)).cpu() - difference
 
 
 def _draw(X: Array, options: Options, rows: slice) -> torch.Tensor:

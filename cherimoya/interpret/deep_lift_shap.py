@@ -72,8 +72,8 @@ def deep_lift_shap(
 	return_deltas: bool
 		Whether to return an `Attribution`, which tells how exact each pair is. Default is False.
 	batch_size: int
-		Pairs of a sequence and a reference at a time, each of about 2·L·C·(2 + layers·(1 + expansion)) values: 47 MB at
-		2,114 bp and the default model. Default is 20.
+		Pairs of a sequence and a reference at a time, each of about L·C·(2 + layers·(1 + expansion)) values: 24 MB at
+		2,114 bp and the default model. A batch that does not fit in memory is halved. Default is 20.
 	device: str or torch.device, optional
 		Where to run. Default is the device that the model is on.
 	dtype: str or torch.dtype, optional

@@ -73,7 +73,7 @@ def integrated_gradients(
 	return_deltas: bool
 		Whether to return an `Attribution`, which tells how exact each pair is. Default is False.
 	batch_size: int
-		Sequences per forward and backward pass. Default is 20.
+		Sequences per forward and backward pass; a batch that does not fit in memory is halved. Default is 20.
 	device: str or torch.device, optional
 		Where to run. Default is the device that the model is on.
 	dtype: str or torch.dtype, optional

@@ -304,6 +304,22 @@ def test_batches_do_not_matter(batch_size: int, monkeypatch: pytest.MonkeyPatch)
 	assert progress[-1] == (21, 21) and len(progress) == 3 * -(-7 // batch_size)
 
 
+def test_a_batch_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+	model, X = Cherimoya(n_filters=4, n_layers=2, random_state=0), torch.eye(4)[torch.arange(150) % 4].T[None]
+	expected = deep_lift_shap(model, X, n_shuffles=7)
+	trace, sizes = rules.trace, []
+
+	def limited(model: Cherimoya, x: torch.Tensor, x0: torch.Tensor) -> rules.Trace:
+		sizes.append(len(x0))
+		if len(x0) > 2:
+			raise torch.OutOfMemoryError("too large")
+		return trace(model, x, x0)
+
+	monkeypatch.setattr(rules, "trace", limited)
+	assert torch.allclose(deep_lift_shap(model, X, n_shuffles=7), expected, rtol=1e-5, atol=1e-9)
+	assert sizes == [7, 3, 1, 1, 1, 1, 1, 1, 1]
+
+
 def test_inputs_of_every_kind_agree() -> None:
 	model, codes = make_model(), make_codes(3)
 	references = dinucleotide_shuffle(codes, 20)
