@@ -129,19 +129,22 @@ def check_finite(values: "torch.Tensor", what: str, settings: Any) -> None:
 class Progress:
 	"""Says how many predictions (or what else is counted) there are, how long they will take, and how far they are.
 
-	Called by the library after each batch. On a terminal, where the library shows a bar, only the estimate is printed.
+	Called after each batch. On a terminal there is a bar, beside which only the estimate is printed.
 	"""
 
 	def __init__(self, what: str, unit: str = "predictions") -> None:
 		self.what = what
 		self.unit = unit
-		self.bar = sys.stderr.isatty()
+		self.on_terminal = sys.stderr.isatty()
+		self.bar: Any = None
 		self.first: tuple[float, int] | None = None
 		self.said = False
 		self.next_line = 0.0
 
 	def __call__(self, done: int, total: int) -> None:
 		"""Note that `done` of `total` predictions are made; print what there is to say."""
+		if self.on_terminal:
+			self._draw(done, total)
 		now = time.monotonic()
 		if self.first is None:  # the first batch pays for warming up, so the clock starts after it
 			self.first = (now, done)
@@ -155,9 +158,19 @@ class Progress:
 			if done < total:
 				rate = made / max(seconds, 1e-9)
 				say(f"{self.what}: {rate:,.0f} {self.unit} per second, about {_span(left)} to go")
-		elif not self.bar and now >= self.next_line and done < total:
+		elif not self.on_terminal and now >= self.next_line and done < total:
 			self.next_line = now + 30
 			say(f"{self.what}: {done:,} of {total:,} {self.unit} ({done / total:.0%}), about {_span(left)} to go")
+
+	def _draw(self, done: int, total: int) -> None:
+		"""Draw the bar."""
+		from tqdm import tqdm
+
+		if self.bar is None:
+			self.bar = tqdm(total=total, unit=self.unit.removesuffix("s"))
+		self.bar.update(done - self.bar.n)
+		if done == total:
+			self.bar.close()
 
 
 def check_outputs(settings: Any, paths: Sequence[str]) -> None:

@@ -28,7 +28,19 @@ REASONS_SHOWN = 3
 """How many reasons to run a step are told."""
 
 INDIFFERENT = frozenset(
-	{"verbose", "cache", "num_workers", "n_jobs", "device", "skip", "dry_run", "resume", "tensorboard"}
+	{
+		"verbose",
+		"cache",
+		"num_workers",
+		"n_jobs",
+		"device",
+		"skip",
+		"dry_run",
+		"resume",
+		"tensorboard",
+		"chunk_size",
+		"shard",
+	}
 )
 """Settings that change how a step runs, but not what comes out."""
 

@@ -38,13 +38,15 @@ def check_beginning(settings: Any) -> None:
 	freeze(model, settings.freeze)
 
 
-def identity_of(settings: Any) -> dict[str, Any]:
-	"""The settings that training depends on, files by their contents: the same for two runs that are the same.
+def identity_of(settings: Any, *, left_out: frozenset[str] = _BESIDE_TRAINING) -> dict[str, Any]:
+	"""The settings that results depend on, files by their contents: the same for two runs that are the same.
 
 	Parameters
 	----------
 	settings: FitSettings
 		The settings, with a seed.
+	left_out: frozenset of str
+		Settings that do not matter, besides those that never do. Default is what matters to no step of training.
 
 	Returns
 	-------
@@ -54,7 +56,7 @@ def identity_of(settings: Any) -> dict[str, Any]:
 	from cherimoya_cli.plan import INDIFFERENT
 	from cherimoya_cli.settings import input_files
 
-	left_out = INDIFFERENT | _BESIDE_TRAINING
+	left_out = INDIFFERENT | left_out
 	values = {key: value for key, value in settings.model_dump(mode="json").items() if key not in left_out}
 	for key in {key for key, _ in input_files(settings)} - left_out:
 		values[key] = _contents(values[key])
@@ -65,10 +67,10 @@ def _contents(value: Any) -> Any:
 	"""A value with each path replaced by what its file holds; lists, which are groups of tracks, stay lists."""
 	if isinstance(value, list):
 		return [_contents(item) for item in value]
-	return _content(value) if isinstance(value, str) else value
+	return content_of(value) if isinstance(value, str) else value
 
 
-def _content(path: str) -> str:
+def content_of(path: str) -> str:
 	"""A text that stands for what a file holds, wherever it is."""
 	from cherimoya.io._files import identify
 

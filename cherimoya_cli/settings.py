@@ -16,7 +16,7 @@ from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from cherimoya.training.options import TrainingOptions
@@ -251,6 +251,46 @@ class CacheKeys(BaseModel):
 		description='Folder that keeps extracted windows for later runs; "auto": the user\'s cache folder, if they '
 		"take 64 MiB or more; null: none.",
 		json_schema_extra={"expects": 'the path of a folder, or "auto"'},
+	)
+
+
+class ResumeKeys(BaseModel):
+	"""Going on from an interrupted run."""
+
+	resume: bool | Literal["auto"] = Field(
+		"auto",
+		description="auto: go on from what this very run had finished when it was interrupted, else begin anew; true: "
+		"go on (fit also with other max_epochs), or fail; false: begin anew.",
+		json_schema_extra={"expects": 'true, false or "auto"'},
+	)
+
+
+def _check_shard(text: str) -> str:
+	"""The text of a shard, "i/n" with 1 <= i <= n."""
+	number, count = map(int, text.split("/"))
+	if number > count:
+		raise ValueError("there is no such shard")
+	return text
+
+
+Shard = Annotated[str, Field(pattern=r"^[1-9][0-9]*/[1-9][0-9]*$"), AfterValidator(_check_shard)]
+
+
+class ChunkKeys(ResumeKeys):
+	"""How the work over many loci is divided."""
+
+	chunk_size: int | None = Field(
+		None,
+		ge=1,
+		description="Loci whose results go to the disk together, rounded up to whole batches; null: chosen by what a "
+		"locus costs.",
+		json_schema_extra={"unit": "loci"},
+	)
+	shard: Shard | None = Field(
+		None,
+		description='The part of the loci that this process does: "1/3" is the first of three, for --merge to put '
+		"together; null: all.",
+		json_schema_extra={"expects": 'a text "i/n" such as "2/3", with i from 1 to n'},
 	)
 
 
@@ -596,6 +636,7 @@ class FitSettings(
 	SplitKeys,
 	ModelKeys,
 	TrainingOptions,
+	ResumeKeys,
 	CacheKeys,
 	VerboseKeys,
 	SeedKeys,
@@ -611,12 +652,6 @@ class FitSettings(
 		min_length=1,
 		description="Checkpoint of a trained model to begin from, of this or the published package; null: new weights.",
 		json_schema_extra={"expects": "the path of a checkpoint", "files": True},
-	)
-	resume: bool | Literal["auto"] = Field(
-		"auto",
-		description="auto: go on from {name}.checkpoint if it is of this very run, else train anew; true: go on, also "
-		"with other max_epochs, or fail; false: train anew.",
-		json_schema_extra={"expects": 'true, false or "auto"'},
 	)
 	tensorboard: bool | str = Field(
 		False,
@@ -649,6 +684,7 @@ class EvaluateSettings(
 
 class InferenceSettings(
 	PlaceKeys,
+	ChunkKeys,
 	CacheKeys,
 	VerboseKeys,
 	TrainedModelKeys,
@@ -665,6 +701,7 @@ class InferenceSettings(
 	"""What the commands that run a trained model over loci have in common."""
 
 	required: ClassVar = ("sequences", "loci")
+	forced: ClassVar = {"shard": None}
 
 
 class PredictSettings(InferenceSettings):

@@ -113,7 +113,7 @@ def saturation_mutagenesis(
 				progress(done, total)
 
 		size = choose_batch_size(model, X.shape[-1], batch_size=batch_size, device=place)
-		block_size = min(size, -(-_BATCHES_PER_BLOCK * size // (4 * (end - start))))
+		block_size = sequences_per_block(size, start=start, end=end)
 		for first in range(0, n, block_size):
 			rows = slice(first, min(first + block_size, n))
 			with torch.inference_mode(), autocast(place, dtype):
@@ -153,6 +153,11 @@ def n_predictions(X: Array, *, start: int, end: int) -> int:
 	window = X[..., start:end]
 	known = int((window < 4).sum()) if X.ndim == 2 else int((window != 0).sum())
 	return len(X) + 4 * len(X) * (end - start) - known
+
+
+def sequences_per_block(batch_size: int, *, start: int, end: int) -> int:
+	"""How many sequences share batches: in slices of so many, a long array has the scores that it has as a whole."""
+	return min(batch_size, -(-_BATCHES_PER_BLOCK * batch_size // (4 * (end - start))))
 
 
 def check_group(model: torch.nn.Module, group: int | None) -> None:

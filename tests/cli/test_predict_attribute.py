@@ -492,9 +492,9 @@ def test_bad_settings(run: Callable, command: str, settings: dict[str, Any], cod
 	assert leftovers(name) == []
 
 
-@pytest.mark.parametrize("command", ["predict", "attribute"])
-def test_a_failure_while_writing_publishes_nothing(
-	run: Callable, monkeypatch: pytest.MonkeyPatch, command: str
+@pytest.mark.parametrize(("command", "results"), [("predict", "predictions"), ("attribute", "attributions")])
+def test_a_failure_while_writing_publishes_nothing_and_keeps_what_was_computed(
+	run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, results: str
 ) -> None:
 	from cherimoya.io import tracks
 
@@ -502,10 +502,16 @@ def test_a_failure_while_writing_publishes_nothing(
 		Path(path).write_bytes(b"half of a file")
 		raise OSError(28, "No space left on device")
 
-	monkeypatch.setattr(tracks, "write_bigwig", full)
-	code, _, err, name = run(command)
+	with monkeypatch.context() as patch:
+		patch.setattr(tracks, "write_bigwig", full)
+		code, _, err, name = run(command)
 	assert code == 3 and "No space left on device" in err
-	assert leftovers(name) == []
+	assert leftovers(name) == [f"out.{results}.parts"]
+	assert not list(Path(f"{name}.{results}.parts").glob("*.tmp"))
+	code, out, err, name = run(command, tmp_path / "motif.torch")
+	assert code == 0, err
+	assert "1 of 1 chunks are done" in out
+	assert f"out.{results}.parts" not in leftovers(name) and f"out.{results}.bw" in leftovers(name)
 
 
 def test_progress_says_how_long_it_takes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
