@@ -44,6 +44,10 @@ class ToolError(CherimoyaError, RuntimeError):
 	exit_code = 4
 
 
+class LostRanksError(ToolError):
+	"""Another process of a run on several devices ended, or does not answer (exit code 4)."""
+
+
 class Interrupted(CherimoyaError, RuntimeError):
 	"""Work was asked to stop, and did so in a way that it can be gone on with (exit code 130 or 143)."""
 

@@ -7,6 +7,8 @@ _HOMES = {
 	"fit": "loop",
 	"History": "loop",
 	"training_loss": "trainer",
+	"join": "distributed",
+	"Ranks": "distributed",
 	"init_from": "transfer",
 	"split_parameters": "optimizers",
 	"build_optimizers": "optimizers",

@@ -79,11 +79,12 @@ class Examples:
 		return 0 if controls is None else controls.shape[1]
 
 	def batches(
-		self, batch_size: int, device: torch.device | str = "cpu"
+		self, batch_size: int, device: torch.device | str = "cpu", *, among: range | None = None
 	) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]]:
-		"""Batches of (X, X_ctl, y) in order, as float32 on the device."""
-		for start in range(0, len(self), batch_size):
-			yield self.take(slice(start, start + batch_size), device)
+		"""Batches of (X, X_ctl, y) in order, as float32 on the device; of the examples `among` some in a row, or all."""
+		among = range(len(self)) if among is None else among
+		for start in among[::batch_size]:
+			yield self.take(slice(start, min(start + batch_size, among.stop)), device)
 
 	def take(
 		self, index: slice | list[int], device: torch.device | str = "cpu"

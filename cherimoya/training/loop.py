@@ -18,6 +18,7 @@ from tqdm import tqdm
 from cherimoya.checkpoint import save_checkpoint
 from cherimoya.errors import CherimoyaError, InputError, Interrupted, SettingsError, join_problems
 from cherimoya.training import state as states
+from cherimoya.training.distributed import ALONE, Ranks, check_shares
 from cherimoya.training.evaluation import Examples
 from cherimoya.training.monitor import Board, Logs, Pace, epoch_line, opening, summary_writer
 from cherimoya.training.optimizers import planned_epochs
@@ -88,6 +89,7 @@ def fit(
 	identity: Mapping[str, Any] | None = None,
 	stop: Callable[[], bool] | None = None,
 	tensorboard: str | os.PathLike | None = None,
+	ranks: Ranks | None = None,
 	**overrides: Any,
 ) -> History:
 	"""Train a model, keeping the averaged weights that do best on the validation loci.
@@ -141,6 +143,10 @@ def fit(
 		Asked after each step; once it returns True the state is written, and `Interrupted` raised. Default None.
 	tensorboard: str, path or None
 		A folder for TensorBoard's curves. Default None: none.
+	ranks: Ranks or None
+		The processes that train together, as `cherimoya.training.join` gives them; all call this with the same
+		arguments, but for `device`, and for `training_data`, of whose batches each has its share. The first writes the
+		files, and its weights are those that all begin with. Default None: this process trains by itself.
 	**overrides
 		Fields of `TrainingOptions` that replace those of `options`.
 
@@ -158,10 +164,13 @@ def fit(
 	MissingExtraError
 		`tensorboard` is given, and that package is not installed.
 	Interrupted
-		`stop` returned True; the message says from where the run can go on.
+		`stop` returned True, on any rank; the message says from where the run can go on.
 	ToolError
 		The loss was not finite. The message names the step and its examples; the best weights so far
-		stay in ``{name}.torch``, and the state after the last good epoch in ``{name}.checkpoint``.
+		stay in ``{name}.torch``, and the state after the last good epoch in ``{name}.checkpoint``. Or ranks were not
+		given the same data, or their weights came to differ.
+	LostRanksError
+		Another rank ended. The run can be gone on with, also by another number of ranks.
 	"""
 	started = time.monotonic()
 	options = _resolve_options(options, overrides)
@@ -169,14 +178,23 @@ def fit(
 	_check_groups(model, signal_groups)
 	if tensorboard is not None:
 		summary_writer()
-	examples = Examples.of(validation)
-	steps_per_epoch = _count_batches(training_data)
-	paths = _output_paths(model.name if name is None else name)
-	_check_examples(model, examples)
-	n_epochs = planned_epochs(options, steps_per_epoch)
-	say = progress if progress is not None else (lambda text: None)
-	whole = states.identity(model, options, training_data, examples, identity)
-	found = states.find(paths["checkpoint"], whole, states.environment(device), resume, n_epochs=n_epochs)
+	ranks = ALONE if ranks is None else ranks
+	ranks.copy_from_first(model)
+	with ranks.together():
+		check_shares(training_data, ranks)
+		examples = Examples.of(validation)
+		steps_per_epoch = _count_batches(training_data)
+		paths = _output_paths(model.name if name is None else name, writes=ranks.is_first)
+		_check_examples(model, examples)
+		n_epochs = planned_epochs(options, steps_per_epoch)
+		whole = states.identity(model, options, training_data, examples, identity)
+	ranks.check_same("the settings or data", whole, "give all ranks the same, and the same seed")
+	with ranks.together():
+		found, here = states.Found(None, []), states.environment(device, ranks.size)
+		if ranks.is_first:
+			found = states.find(paths["checkpoint"], whole, here, resume, n_epochs=n_epochs)
+	found = ranks.from_first(found)
+	say = progress if progress is not None and ranks.is_first else (lambda text: None)
 	for notice in found.notices:
 		say(notice)
 
@@ -184,20 +202,20 @@ def fit(
 	try:
 		freeze(model, options.freeze)
 		model.to(device)
-		trainer = Trainer(model, options, device)
+		trainer = Trainer(model, options, device, ranks)
 		trainer.prepare(optimizers, schedulers, n_epochs=n_epochs, steps_per_epoch=steps_per_epoch)
 		run = _Run(trainer, training_data, examples, paths, whole, n_epochs, say, started=started)
-		say(opening(model, device, options, n_epochs, steps_per_epoch, len(examples)))
+		say(opening(model, device, options, n_epochs, steps_per_epoch, len(examples), ranks.size))
 		if found.state is not None:
 			run.restore(found.state, own_schedules=schedulers is None)
 		run.pace = Pace(
 			say,
 			n_epochs=n_epochs,
 			steps_per_epoch=steps_per_epoch,
-			n_validation_steps=_n_batches(examples, options),
+			n_validation_steps=math.ceil(len(examples) / options.batch_size / ranks.size),
 			every=None if bar else 60.0,
 		)
-		return run.to_the_end(stop or (lambda: False), tensorboard, bar=bar)
+		return run.to_the_end(stop or (lambda: False), tensorboard, bar=bar and ranks.is_first)
 	finally:
 		for parameter, flag in zip(model.parameters(), trainable, strict=True):
 			parameter.requires_grad_(flag)
@@ -205,7 +223,7 @@ def fit(
 
 @dataclass
 class _Run:
-	"""A training run with its files; whatever is written is written here.
+	"""A training run with its files; whatever is written is written here, by the first rank.
 
 	Attributes
 	----------
@@ -244,6 +262,11 @@ class _Run:
 	seconds_before: float = 0.0
 	pace: Pace = field(init=False)
 
+	@property
+	def writes(self) -> bool:
+		"""Whether this process writes the files."""
+		return self.trainer.ranks.is_first
+
 	def restore(self, state: dict[str, Any], *, own_schedules: bool) -> None:
 		"""Go on from a state; InputError if it does not fit after all."""
 		path = self.paths["checkpoint"]
@@ -254,7 +277,7 @@ class _Run:
 		self.resumed_at, self.seconds_before = self.progress.epoch, self.progress.seconds
 		states.set_random_states(self.loader, state["random_states"])
 		best = self.progress.best_state
-		if best:
+		if best and self.writes:
 			# A process that was killed may have replaced it after this state was written.
 			save_checkpoint(self.paths["best"], self.trainer.model.config, best)
 		if not self.is_over():
@@ -263,9 +286,10 @@ class _Run:
 	def to_the_end(self, stop: Callable[[], bool], tensorboard: str | os.PathLike | None, *, bar: bool) -> History:
 		"""Train, validate, keep the best and log, epoch after epoch; leaves the best weights in the model."""
 		progress = self.progress
-		states.remove_leftovers(self.paths.values())
-		logs = Logs(self.paths, self.trainer.model.n_groups, progress.rows)
-		board = None if tensorboard is None else Board(tensorboard, progress.epoch)
+		if self.writes:
+			states.remove_leftovers(self.paths.values())
+		logs = Logs(self.paths, self.trainer.model.n_groups, progress.rows, writes=self.writes)
+		board = Board(tensorboard, progress.epoch) if tensorboard is not None and self.writes else None
 		if self.is_over():
 			self.say(
 				f"{self.paths['checkpoint']} is of this run, which ended after epoch {progress.epoch - 1}: there is "
@@ -304,6 +328,7 @@ class _Run:
 		self.random_states = states.random_states(self.loader)
 		self.pace.start_epoch(progress.epoch, progress.batch)
 		trainer.train_epoch(_batches(self.loader, progress, bar=bar), self.loader, progress, self.pace, stop)
+		self._check_ranks()
 		trainer.ema.apply_shadow(trainer.model)
 		try:
 			validated = trainer.validate(self.examples, progress.epoch, stop)
@@ -322,6 +347,19 @@ class _Run:
 		self.save()
 		self.say(epoch_line(row, self.n_epochs, options.select_on))
 
+	def _check_ranks(self) -> None:
+		"""ToolError unless the weights of all ranks, and their averages, are the same bits."""
+		trainer = self.trainer
+		if trainer.ranks.alone:
+			return
+		tensors = [*trainer.model.state_dict().values(), *trainer.ema.shadow.values()]
+		trainer.ranks.check_same(
+			f"after epoch {self.progress.epoch} the weights",
+			states.content(tensors),
+			f"{self.paths['checkpoint']} holds the state before it. A device or the connection between devices is faulty, "
+			"or the ranks run on machines that differ",
+		)
+
 	def _keep_if_best(self, validated: dict[str, Any]) -> bool:
 		"""Save the weights that the model has now if no epoch before was better; whether they were saved."""
 		progress, model = self.progress, self.trainer.model
@@ -332,11 +370,14 @@ class _Run:
 		progress.best_score = score if math.isfinite(score) else -math.inf
 		progress.best_epoch = progress.epoch
 		progress.best_state = {key: value.detach().clone() for key, value in model.state_dict().items()}
-		model.save(self.paths["best"])
+		if self.writes:
+			model.save(self.paths["best"])
 		return True
 
 	def _save_averaged(self, which: str) -> None:
 		"""Save the averaged weights as they are now."""
+		if not self.writes:
+			return
 		self.trainer.ema.apply_shadow(self.trainer.model)
 		try:
 			self.trainer.model.save(self.paths[which])
@@ -344,20 +385,23 @@ class _Run:
 			self.trainer.ema.restore(self.trainer.model)
 
 	def save(self) -> None:
-		"""Write the state; if that fails, the one before is kept."""
+		"""Write the state; if that fails, the one before is kept. All ranks wait until it is done."""
 		self.progress.seconds = self.seconds_before + time.monotonic() - self.started
-		states.write(
-			self.paths["checkpoint"],
-			{
-				"identity": self.identity,
-				"environment": states.environment(self.trainer.device),
-				"finished": self.is_over(),
-				"n_epochs": self.n_epochs,
-				"progress": self.progress.state_dict(),
-				"trainer": self.trainer.state_dict(),
-				"random_states": self.random_states,
-			},
-		)
+		with self.trainer.ranks.together():
+			if self.writes:
+				states.write(self.paths["checkpoint"], self._state())
+
+	def _state(self) -> dict[str, Any]:
+		"""All that the rest of the run depends on; the number of ranks is not among it."""
+		return {
+			"identity": self.identity,
+			"environment": states.environment(self.trainer.device, self.trainer.ranks.size),
+			"finished": self.is_over(),
+			"n_epochs": self.n_epochs,
+			"progress": self.progress.state_dict(),
+			"trainer": self.trainer.state_dict(),
+			"random_states": self.random_states,
+		}
 
 	def _interrupted(self, place: str) -> Interrupted:
 		"""What to say when the run was asked to stop."""
@@ -429,18 +473,13 @@ def _count_batches(loader: Iterable) -> int:
 	return n
 
 
-def _n_batches(examples: Examples, options: TrainingOptions) -> int:
-	"""Batches of a pass over the validation examples."""
-	return math.ceil(len(examples) / options.batch_size)
-
-
-def _output_paths(name: str | os.PathLike) -> dict[str, str]:
-	"""The files of a run; InputError unless they can be written."""
+def _output_paths(name: str | os.PathLike, *, writes: bool = True) -> dict[str, str]:
+	"""The files of a run; InputError unless they can be written by the process that writes them."""
 	name = os.fspath(name)
 	folder = Path(name).parent
-	if not folder.is_dir():
+	if writes and not folder.is_dir():
 		raise InputError(f"{name}: the folder '{folder}' does not exist; create it or choose another name")
-	if not os.access(folder, os.W_OK):
+	if writes and not os.access(folder, os.W_OK):
 		raise InputError(f"{name}: the folder '{folder}' cannot be written to; choose another name")
 	return {
 		"best": f"{name}.torch",

@@ -44,13 +44,28 @@ _REMEDY = (
 
 
 class Logs:
-	"""The two logs of a run: a header and the epochs so far, and a line that is on the disk after each epoch."""
+	"""The two logs of a run: a header and the epochs so far, and a line that is on the disk after each epoch.
 
-	def __init__(self, paths: dict[str, str], n_groups: int, rows: Iterable[dict[str, Any]] = ()) -> None:
+	Parameters
+	----------
+	paths: dict of str to str
+		With the keys log and detailed_log.
+	n_groups: int
+		Groups of signals.
+	rows: iterable of dict
+		Epochs so far.
+	writes: bool
+		Whether this process writes the files; of several ranks one does. Default True.
+	"""
+
+	def __init__(
+		self, paths: dict[str, str], n_groups: int, rows: Iterable[dict[str, Any]] = (), *, writes: bool = True
+	) -> None:
 		per_group = [f"Validation {kind} Pearson {g}" for g in range(n_groups) for kind in ("Profile", "Count")]
 		self.columns = {paths["log"]: list(COLUMNS), paths["detailed_log"]: [*COLUMNS, *per_group]}
 		rows = list(rows)
-		for path, columns in self.columns.items():
+		self.writes = writes
+		for path, columns in self.columns.items() if writes else ():
 			lines = [_line(columns), *(_line(row[column] for column in columns) for row in rows)]
 			with _saying(path), replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
 				file.writelines(lines)
@@ -59,6 +74,8 @@ class Logs:
 		"""Append an epoch to both logs; the row as the detailed one has it."""
 		for path, columns in self.columns.items():
 			kept = {column: row[column] for column in columns}
+			if not self.writes:
+				continue
 			with _saying(path), open(path, "a", encoding="utf-8") as file:
 				file.write(_line(kept.values()))
 				file.flush()
@@ -237,6 +254,7 @@ def opening(
 	n_epochs: int,
 	steps_per_epoch: int,
 	n_validation: int,
+	n_ranks: int = 1,
 ) -> str:
 	"""What is about to happen."""
 	where = str(device)
@@ -244,6 +262,7 @@ def opening(
 		where = f"{device} ({torch.cuda.get_device_name(device)})"
 	elif device.type == "cpu":
 		where = f"cpu ({torch.get_num_threads()} threads)"
+	where += f" and {n_ranks - 1} more" if n_ranks > 1 else ""
 	n_parameters = sum(parameter.numel() for parameter in model.parameters())
 	return (
 		f"training {n_parameters:,} parameters on {where}, {options.dtype}: {steps_per_epoch} steps of up to "

@@ -222,7 +222,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], *, ignored: I
 	return texts
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device, n_ranks: int = 1) -> dict[str, Any]:
 	"""What rounding depends on."""
 	from cherimoya import __version__
 
@@ -231,6 +231,7 @@ def environment(device: torch.device) -> dict[str, Any]:
 		"torch": str(torch.__version__),
 		"device": device.type,
 		"threads": torch.get_num_threads(),
+		"ranks": n_ranks,
 	}
 
 
@@ -341,7 +342,7 @@ def find(
 		if resume != "auto":
 			raise
 		return Found(None, [f"{error}. {_aside(path)} Training anew."])
-	progress, before = state["progress"], state["environment"]
+	progress, before = state["progress"], {"ranks": 1, **state["environment"]}
 	other = differences(state["identity"], now, ignored=CHANGEABLE if resume is True else ())
 	if len(progress["rows"]) > n_epochs:
 		other.append(f"{len(progress['rows'])} epochs are done, and {n_epochs} planned")

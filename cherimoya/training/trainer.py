@@ -12,6 +12,7 @@ from torch import nn
 from cherimoya.ema import EMA
 from cherimoya.errors import InputError, ToolError
 from cherimoya.losses import _mixture_loss
+from cherimoya.training.distributed import ALONE, Ranks, places_in_batch
 from cherimoya.training.evaluation import Examples, count_measures, group_counts, profile_measures
 from cherimoya.training.monitor import Pace, non_finite_message, non_finite_validation_message
 from cherimoya.training.optimizers import build_optimizers, build_schedulers
@@ -26,7 +27,7 @@ class StopAsked(Exception):
 
 
 class BatchLosses(NamedTuple):
-	"""The losses of a batch.
+	"""The losses of a batch, over all ranks.
 
 	Attributes
 	----------
@@ -132,6 +133,8 @@ class Trainer:
 	device: torch.device
 	n_steps: int
 		Optimizer steps taken.
+	ranks: Ranks
+		Those that train together.
 	frozen: bool
 		Whether the loss weights are constants by now.
 	"""
@@ -139,6 +142,7 @@ class Trainer:
 	model: nn.Module
 	options: TrainingOptions
 	device: torch.device
+	ranks: Ranks = ALONE
 	n_steps: int = 0
 	frozen: bool = False
 	optimizers: tuple[torch.optim.Optimizer, ...] = ()
@@ -220,7 +224,7 @@ class Trainer:
 		Raises
 		------
 		StopAsked
-			After a step, once `stop` says so.
+			After a step, once `stop` says so on any rank.
 		ToolError
 			A loss was not finite.
 		"""
@@ -229,14 +233,15 @@ class Trainer:
 		for index, batch in enumerate(batches, start=progress.batch):
 			losses = self.step(self._on_device(batch))
 			if losses.suspects:
-				raise ToolError(non_finite_message(loader, progress.epoch, index, self.n_steps, losses))
+				text = non_finite_message(loader, progress.epoch, index, self.n_steps, losses)
+				raise self.ranks.everywhere(ToolError(text))
 			progress.sums.add(losses.profile, losses.count, losses.n_peaks, losses.n_examples)
 			progress.batch = index + 1
 			now = time.monotonic()
 			progress.sums.seconds += now - began
 			began = now
 			pace.step(losses.n_examples)
-			if stop():
+			if self.ranks.any(stop()):
 				raise StopAsked
 		self._freeze_if_flat()
 
@@ -258,19 +263,40 @@ class Trainer:
 		for optimizer in self.optimizers:
 			optimizer.zero_grad(set_to_none=True)
 		labels = tensors[-1]
-		n_peaks = (labels == 1).sum()
-		total = torch.zeros(3, dtype=torch.float64)
+		n_peaks, n_examples = self._count(labels)
+		total, suspects = torch.zeros(3, dtype=torch.float64), []
 		parts = zip(*(tensor.chunk(self.options.gradient_accumulation) for tensor in tensors), strict=True)
 		start = 0
-		for part in parts:
-			values, loss = self._part_losses(part, n_peaks=n_peaks, n_examples=len(labels), first=start == 0)
+		for part in parts if len(labels) else ():
+			first = self.ranks.is_last and start == 0
+			values, loss = self._part_losses(part, n_peaks=n_peaks, n_examples=n_examples, first=first)
 			if not bool(torch.isfinite(values).all()):
-				suspects = [start + i for i in self._suspects(part)]
-				return BatchLosses(*values.tolist(), int(n_peaks), len(labels), suspects)
+				total, suspects = values.double(), [start + i for i in self._suspects(part)]
+				break
 			self.scaler.scale(loss).backward()
 			total += values.double()
 			start += len(part[-1])
-		return BatchLosses(*total.tolist(), int(n_peaks), len(labels), [])
+		total, suspects = self._over_ranks(total, suspects, len(labels))
+		return BatchLosses(*total.tolist(), int(n_peaks), n_examples, suspects)
+
+	def _count(self, labels: torch.Tensor) -> tuple[torch.Tensor, int]:
+		"""Peaks and examples of a batch, over all ranks."""
+		n_peaks = (labels == 1).sum()
+		if self.ranks.alone:
+			return n_peaks, len(labels)
+		counts = self.ranks.add(torch.tensor([int(n_peaks), len(labels)]))
+		return counts[0].to(labels.device), int(counts[1])
+
+	def _over_ranks(self, losses: torch.Tensor, suspects: list[int], n: int) -> tuple[torch.Tensor, list[int]]:
+		"""Add up gradients and losses over the ranks; the suspects by their places in the whole batch."""
+		if self.ranks.alone:
+			return losses, suspects
+		found = torch.tensor([len(suspects)], dtype=torch.float64)
+		parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+		*losses, found = self.ranks.add_gradients(parameters, torch.cat([losses, found]))
+		if found:
+			suspects = places_in_batch(self.ranks.gather((n, suspects)))
+		return torch.stack(losses), suspects
 
 	def _part_losses(
 		self, part: Sequence[torch.Tensor], *, n_peaks: torch.Tensor, n_examples: int, first: bool
@@ -352,40 +378,30 @@ class Trainer:
 
 	@torch.no_grad()
 	def validate(self, examples: Examples, epoch: int, stop: Callable[[], bool]) -> dict[str, Any]:
-		"""The columns of the logs about validation, of the weights that the model has now.
+		"""The columns of the logs about validation, of the weights that the model has now; the same on all ranks.
 
 		Raises
 		------
 		StopAsked
-			After a batch, once `stop` says so.
+			After a batch, once `stop` says so on any rank.
 		ToolError
 			The loss is not finite.
 		"""
 		began = time.monotonic()
-		self.model.eval()
 		groups = self.model.signal_groups
-		mnll = torch.zeros(len(groups), dtype=torch.float64)
-		pearson, observed, predicted, finite = [], [], [], []
-		for X, X_ctl, y in examples.batches(self.options.batch_size, self.device):
-			with self.autocast():
-				logits, log_counts = self.model(X) if X_ctl is None else self.model(X, X_ctl)
-			logits, log_counts = logits.float(), log_counts.float()
-			profile, _ = _mixture_loss(y, logits, log_counts, signal_groups=groups)
-			mnll += profile.cpu().double() * len(y)
-			pearson.append(profile_measures(logits, y, groups, measures=("profile_pearson",))["profile_pearson"])
-			observed.append(group_counts(y, groups).cpu())
-			predicted.append(log_counts.cpu())
-			finite.append(_all_finite(y, logits, log_counts))
-			if stop():
-				raise StopAsked
-		mnll = mnll / len(examples)
-		counts = count_measures(torch.cat(predicted), torch.cat(observed))
-		per_group = [torch.nanmean(part) for part in torch.cat(pearson).split(groups, dim=1)]
+		shares = self.ranks.gather(self._validate_share(examples, stop))
+		if any(share is None for share in shares):
+			raise StopAsked
+		whole = _Validated(*(torch.cat(parts) for parts in zip(*shares, strict=True)))
+		mnll = whole.mnll.sum(0) / len(examples)  # (shares, G) -> (G,)
+		counts = count_measures(whole.predicted, whole.observed)
+		per_group = [torch.nanmean(part) for part in whole.pearson.split(groups, dim=1)]
 		profile_pearson = torch.stack(per_group)  # (G,)
 		loss = validation_loss(mnll, counts["count_mse"].double(), loss_weights=self.options.loss_weights)
 		if not bool(torch.isfinite(loss)):
-			suspects = torch.nonzero(~torch.cat(finite)).flatten().tolist() or list(range(len(examples)))
-			raise ToolError(non_finite_validation_message(examples, epoch, self.n_steps, suspects))
+			suspects = torch.nonzero(~whole.finite).flatten().tolist() or list(range(len(examples)))
+			text = non_finite_validation_message(examples, epoch, self.n_steps, suspects)
+			raise self.ranks.everywhere(ToolError(text))
 		row = {
 			"Validation Time": time.monotonic() - began,
 			"Validation MNLL": float(mnll.mean()),
@@ -397,7 +413,50 @@ class Trainer:
 		for g in range(len(groups)):
 			row[f"Validation Profile Pearson {g}"] = float(profile_pearson[g])
 			row[f"Validation Count Pearson {g}"] = float(counts["count_pearson"][g])
-		return row
+		# What epoch is the best, and whether the run is over, follow from it: on machines that differ, too.
+		return self.ranks.from_first(row)
+
+	def _validate_share(self, examples: Examples, stop: Callable[[], bool]) -> "_Validated | None":
+		"""What this rank finds on its share of the examples; None once `stop` says so."""
+		self.model.eval()
+		groups = self.model.signal_groups
+		mnll = torch.zeros(1, len(groups), dtype=torch.float64)
+		nothing = torch.zeros(0, sum(groups)), torch.zeros(0, len(groups)), torch.zeros(0, len(groups))
+		parts = [(*nothing, torch.zeros(0, dtype=torch.bool))]  # for a rank without a share
+		among = self.ranks.share(len(examples))
+		for X, X_ctl, y in examples.batches(self.options.batch_size, self.device, among=among):
+			with self.autocast():
+				logits, log_counts = self.model(X) if X_ctl is None else self.model(X, X_ctl)
+			logits, log_counts = logits.float(), log_counts.float()
+			profile, _ = _mixture_loss(y, logits, log_counts, signal_groups=groups)
+			mnll += profile.cpu().double() * len(y)
+			pearson = profile_measures(logits, y, groups, measures=("profile_pearson",))["profile_pearson"]
+			observed, predicted = group_counts(y, groups).cpu(), log_counts.cpu()
+			parts.append((pearson, observed, predicted, _all_finite(y, logits, log_counts)))
+			if stop():
+				return None
+		return _Validated(mnll, *(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+class _Validated(NamedTuple):
+	"""What was found on n validation loci.
+
+	Attributes
+	----------
+	mnll: torch.Tensor of float64, shape=(shares, G)
+		Sums over the loci of each rank.
+	pearson: torch.Tensor, shape=(n, T)
+		Of the profiles.
+	observed, predicted: torch.Tensor, shape=(n, G)
+		Counts, and predicted log(1 + counts).
+	finite: torch.Tensor of bool, shape=(n,)
+	"""
+
+	mnll: torch.Tensor
+	pearson: torch.Tensor
+	observed: torch.Tensor
+	predicted: torch.Tensor
+	finite: torch.Tensor
 
 
 def _all_finite(*tensors: torch.Tensor) -> torch.Tensor:
