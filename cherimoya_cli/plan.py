@@ -34,6 +34,7 @@ INDIFFERENT = frozenset(
 		"num_workers",
 		"n_jobs",
 		"device",
+		"devices",
 		"skip",
 		"dry_run",
 		"resume",

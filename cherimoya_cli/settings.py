@@ -630,6 +630,9 @@ class ObservedSettings(
 	required: ClassVar = ("sequences", "loci", "signals")
 
 
+DeviceNames = Annotated[list[Annotated[str, Field(pattern=r"^(cpu|cuda:\d+)$")]], Field(min_length=1)]
+
+
 class FitSettings(
 	SamplingKeys,
 	CountLimitKeys,
@@ -652,6 +655,11 @@ class FitSettings(
 		min_length=1,
 		description="Checkpoint of a trained model to begin from, of this or the published package; null: new weights.",
 		json_schema_extra={"expects": "the path of a checkpoint", "files": True},
+	)
+	devices: Annotated[int, Field(strict=True, ge=1)] | Literal["*"] | DeviceNames | None = Field(
+		None,
+		description='Devices to train on at once, a process on each: a number, a list, or "*" for all GPUs; null: one.',
+		json_schema_extra={"expects": 'a whole number of at least 1, "*", or a list such as ["cuda:0", "cuda:1"]'},
 	)
 	tensorboard: bool | str = Field(
 		False,
@@ -876,7 +884,6 @@ UNUSED = {
 	"lw_momentum": _LOSS,
 	"count_loss_weight": _LOSS,
 	"num_threads": "torch's own number of threads is used; the variable OMP_NUM_THREADS changes it",
-	"devices": "training uses one device, named by 'device'",
 	"progress_bar": "a progress bar is shown on a terminal, plain lines elsewhere",
 	"performance_filename": "the measures go to {name}.performance.tsv",
 	"fast": "every score comes from whole sequences, as normalization couples all positions and no shortcut is exact",

@@ -30,7 +30,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Ranks:
-	"""This process among those that train together; `ALONE` if it is the only one.
+	"""One process among those that train together; `ALONE` if it is the only one.
 
 	Attributes
 	----------
@@ -59,7 +59,7 @@ class Ranks:
 		return self.rank == self.size - 1
 
 	def share(self, n: int) -> range:
-		"""This rank's share of n things, which may be empty; those of all ranks are the n in order."""
+		"""The rank's share of n things, which may be empty; those of all ranks are the n in order."""
 		return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
 	# ---- exchange: every rank calls, in the same order ------------------------------------------------
@@ -175,8 +175,8 @@ class Ranks:
 			raise
 		except (RuntimeError, OSError) as error:
 			raise LostRanksError(
-				f"rank {self.rank} of {self.size} has lost the others ({str(error).splitlines()[0][:200]}); one of them "
-				"has ended or hangs: see what it printed"
+				f"rank {self.rank} of {self.size} has lost the others ({str(error).splitlines()[0][:200]}); one of "
+				"them has ended or hangs: see what it printed"
 			) from error
 
 
@@ -271,7 +271,7 @@ def _number(key: str, default: int | None = None) -> int:
 
 
 def _of_group() -> Ranks:
-	"""This process in the group that exists."""
+	"""The place of this process in the group that exists."""
 	rank, size = distributed.get_rank(), distributed.get_world_size()
 	return Ranks(rank, size, _number("LOCAL_RANK", rank), _number("LOCAL_WORLD_SIZE", size), alone=False)
 
@@ -282,8 +282,8 @@ def check_shares(loader: Iterable, ranks: Ranks) -> None:
 	found = getattr(batches, "rank", ranks.rank), getattr(batches, "world_size", ranks.size)
 	if found != (ranks.rank, ranks.size):
 		raise SettingsError(
-			f"the training data are share {found[0]} of {found[1]}, but this is rank {ranks.rank} of {ranks.size}; make "
-			f"them with PeakGenerator(rank={ranks.rank}, world_size={ranks.size})"
+			f"the training data are share {found[0]} of {found[1]}, but this is rank {ranks.rank} of {ranks.size}; "
+			f"make them with PeakGenerator(rank={ranks.rank}, world_size={ranks.size})"
 		)
 
 

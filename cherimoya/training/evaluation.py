@@ -81,7 +81,7 @@ class Examples:
 	def batches(
 		self, batch_size: int, device: torch.device | str = "cpu", *, among: range | None = None
 	) -> Iterator[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]]:
-		"""Batches of (X, X_ctl, y) in order, as float32 on the device; of the examples `among` some in a row, or all."""
+		"""Batches of (X, X_ctl, y) in order, as float32 on the device; of all examples, or those `among` a range."""
 		among = range(len(self)) if among is None else among
 		for start in among[::batch_size]:
 			yield self.take(slice(start, min(start + batch_size, among.stop)), device)

@@ -304,7 +304,7 @@ class _Run:
 				self._epoch(logs, board, stop, bar=bar)
 		except StopAsked:
 			self.save()
-			raise self._interrupted(progress.describe()) from None
+			raise self.trainer.ranks.everywhere(self._interrupted(progress.describe())) from None
 		except RuntimeError as error:
 			# Signals that end this process often end those that prepare its batches first, which torch reports so.
 			if isinstance(error, CherimoyaError) or not stop():
@@ -356,8 +356,8 @@ class _Run:
 		trainer.ranks.check_same(
 			f"after epoch {self.progress.epoch} the weights",
 			states.content(tensors),
-			f"{self.paths['checkpoint']} holds the state before it. A device or the connection between devices is faulty, "
-			"or the ranks run on machines that differ",
+			f"{self.paths['checkpoint']} holds the state before it. A device or the connection between devices is "
+			"faulty, or the ranks run on machines that differ",
 		)
 
 	def _keep_if_best(self, validated: dict[str, Any]) -> bool:

@@ -3,10 +3,12 @@
 import argparse
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cherimoya.errors import Interrupted, SettingsError
+from cherimoya_cli.launching import as_rank, device_of_rank, launch, resolve_devices
 from cherimoya_cli.measuring import (
 	accounting_path,
 	background_of,
@@ -22,7 +24,7 @@ from cherimoya_cli.measuring import (
 )
 from cherimoya_cli.resuming import check_beginning, identity_of, seed_to_go_on_with
 from cherimoya_cli.stopping import OutOfTime, leave_signals_to_parent, stop_on_signals
-from cherimoya_cli.utils import resolve_device, say, settings_from_args, versions, write_json
+from cherimoya_cli.utils import say, settings_from_args, versions, write_json
 
 if TYPE_CHECKING:
 	import torch
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 	from cherimoya import Cherimoya
 	from cherimoya.io import Windows
-	from cherimoya.training import History
+	from cherimoya.training import History, Ranks
 
 
 class Loaded(NamedTuple):
@@ -42,14 +44,51 @@ class Loaded(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-	"""Load loci, train, write a record, evaluate; returns the exit code."""
+	"""Load loci, train, write a record, evaluate; on several devices a process for each does; returns the exit code."""
+	from cherimoya.training.distributed import ALONE, is_rank
+
+	if is_rank():
+		return as_rank(lambda ranks: run_rank(args, ranks))
 	settings = settings_from_args("fit", args)
-	device = resolve_device(settings.device)
+	devices = resolve_devices(settings)
+	if len(devices) == 1:
+		return fit_one(settings, devices[0], ALONE)
 	check_board(settings)
 	check_beginning(settings)
-	settings = with_seed(settings)
-	loaded = load(settings, compact=device.type != "cpu")
-	history = train(loaded, settings, device)
+	return launch(["fit", *_arguments(args)], devices)
+
+
+def _arguments(args: argparse.Namespace) -> list[str]:
+	"""The arguments once more."""
+	named = [] if args.parameters is None else ["-p", args.parameters]
+	return [*named, *(word for text in args.overrides for word in ("--set", text))]
+
+
+def run_rank(args: argparse.Namespace, ranks: "Ranks") -> int:
+	"""What this process, one of several, does; returns the exit code."""
+	import torch
+
+	with ranks.together():
+		settings = settings_from_args("fit", args)
+		device = device_of_rank(settings, ranks.local_rank, ranks.local_size)
+	if device.type == "cuda":
+		torch.cuda.set_device(device)  # this process has no other
+	return fit_one(settings, device, ranks)
+
+
+def fit_one(settings: Any, device: "torch.device", ranks: "Ranks") -> int:
+	"""Load, train, and on the first rank write a record and evaluate; returns the exit code."""
+	with ranks.together():
+		check_board(settings)
+		check_beginning(settings)
+		settings = with_seed(settings)
+	settings.random_state = ranks.from_first(settings.random_state)
+	with ranks.together():
+		loaded = load(settings, compact=device.type != "cpu", ranks=ranks)
+	history = train(loaded, settings, device, ranks)
+	devices = ranks.gather(str(device))
+	if not ranks.is_first:
+		return 0
 	accounting = {
 		"training": loaded.training.accounting["peaks"],
 		"training_negatives": loaded.training.accounting["negatives"],
@@ -57,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 	}
 	if settings.evaluate:
 		accounting |= evaluate(loaded, settings, device)
-	write_json(f"{settings.name}.fit.record.json", record(loaded, history, accounting, settings, device))
+	write_json(f"{settings.name}.fit.record.json", record(loaded, history, accounting, settings, devices))
 	write_accounting(accounting_path(settings.name, "fit"), accounting)
 	return 0
 
@@ -88,10 +127,11 @@ def board_folder(settings: Any) -> str | None:
 	return f"{settings.name}.tensorboard" if settings.tensorboard is True else settings.tensorboard or None
 
 
-def load(settings: Any, *, compact: bool) -> Loaded:
+def load(settings: Any, *, compact: bool, ranks: "Ranks") -> Loaded:
 	"""The training and validation loci, accounted for on the terminal, and a model of their shape.
 
-	Compact batches are encoded where the model is, so that less has to be copied to a GPU.
+	Compact batches are encoded where the model is, so that less has to be copied to a GPU. Each of several ranks has
+	its share of every batch.
 	"""
 	from cherimoya.io import PeakGenerator
 
@@ -124,6 +164,8 @@ def load(settings: Any, *, compact: bool) -> Loaded:
 		cache=settings.cache,
 		progress=say if settings.verbose else None,
 		compact=compact,
+		rank=ranks.rank,
+		world_size=ranks.size,
 	)
 	training.worker_init_fn = leave_signals_to_parent
 	if others is not None:
@@ -173,7 +215,7 @@ def build_model(settings: Any, training: "DataLoader") -> "Cherimoya":
 	return model
 
 
-def train(loaded: Loaded, settings: Any, device: "torch.device") -> "History":
+def train(loaded: Loaded, settings: Any, device: "torch.device", ranks: "Ranks") -> "History":
 	"""Train the model in place; it ends with its best weights. Interrupted, with the state saved, on a signal."""
 	from cherimoya.training import fit
 
@@ -192,9 +234,11 @@ def train(loaded: Loaded, settings: Any, device: "torch.device") -> "History":
 				identity=identity_of(settings),
 				stop=stop,
 				tensorboard=board_folder(settings),
+				ranks=ranks,
 			)
-			if stop():
-				raise Interrupted(f"training is over ({settings.name}.checkpoint), and what follows is left")
+			if ranks.any(stop()):
+				text = f"training is over ({settings.name}.checkpoint), and what follows is left"
+				raise ranks.everywhere(Interrupted(text))
 			return history
 		except Interrupted as interrupted:
 			interrupted.exit_code = stop.exit_code
@@ -223,14 +267,15 @@ def evaluate(loaded: Loaded, settings: Any, device: "torch.device") -> dict[str,
 
 
 def record(
-	loaded: Loaded, history: "History", accounting: dict[str, Any], settings: Any, device: "torch.device"
+	loaded: Loaded, history: "History", accounting: dict[str, Any], settings: Any, devices: Sequence[str]
 ) -> dict[str, Any]:
 	"""What was done, for the report and for doing it again."""
 	model = loaded.model
 	return {
 		"accounting": {name: account.to_dict() for name, account in accounting.items()},
 		"seed": settings.random_state,
-		"device": str(device),
+		"device": devices[0],
+		"devices": list(devices),
 		"versions": versions(),
 		"epochs": len(history.rows),
 		"best_epoch": history.best_epoch,

@@ -216,7 +216,7 @@ def test_a_json_with_a_byte_order_mark(tmp_path):
 		(
 			"0.3",
 			{
-				*("compile", "compile_mode", "lw_lr", "lw_wd", "lw_momentum", "num_threads", "devices", "progress_bar"),
+				*("compile", "compile_mode", "lw_lr", "lw_wd", "lw_momentum", "num_threads", "progress_bar"),
 				"fast",
 			},
 		),
