@@ -18,7 +18,7 @@ import numpy as np
 
 from cherimoya.io._workers import n_cores, spread
 from cherimoya.io.genome import Genome
-from cherimoya.io.tracks import Tracks, group_totals, stretches
+from cherimoya.io.tracks import Tracks, cut, group_totals, stretches
 
 DTYPES = (np.uint8, np.int16, np.float16, np.float32)
 """What values are kept as: the first of these that is exact for all values of an array."""
@@ -118,6 +118,8 @@ class Request:
 
 def smallest_exact(values: np.ndarray) -> np.ndarray:
 	"""The values, which are not negative, in the first of `DTYPES` that holds each exactly."""
+	if values.dtype == DTYPES[0]:
+		return values
 	top = values.max(initial=0)
 	for dtype in DTYPES[:-1]:
 		info = np.finfo(dtype) if dtype is np.float16 else np.iinfo(dtype)
@@ -280,15 +282,15 @@ def _read(request: Request) -> Part:
 	for rows in stretches(request.chroms, starts, width):
 		first = int(starts[rows[0]])
 		bases = request.genome.read(request.chroms[rows[0]], first, int(starts[rows[-1]]) + width)
-		codes[rows] = np.lib.stride_tricks.sliding_window_view(bases, width)[starts[rows] - first]
+		codes[rows] = cut(bases, starts[rows] - first, width)
 	signals = controls = totals = None
 	if request.tracks is not None:
 		out = request.mids - request.out_window // 2 - jitter
-		values = request.tracks.windows(request.chroms, out, request.out_window + 2 * jitter)
+		values = request.tracks.small_windows(request.chroms, out, request.out_window + 2 * jitter)
 		totals = group_totals(values[:, :, jitter : jitter + request.out_window], (1,) * values.shape[1])
 		signals = smallest_exact(values)
 	if request.controls is not None:
-		controls = smallest_exact(request.controls.windows(request.chroms, starts, width))
+		controls = smallest_exact(request.controls.small_windows(request.chroms, starts, width))
 	return Part(Arrays(codes, signals, controls), totals)
 
 

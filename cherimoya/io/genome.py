@@ -34,18 +34,17 @@ from cherimoya.io.names import Aliases, ChromNames
 if TYPE_CHECKING:
 	import torch
 
-_NEWLINE, _BAD = 254, 255
+_BAD = 255
 _CHUNK = 1 << 24
 
 
 def _code_table() -> np.ndarray:
-	"""The code of each byte: a base, 4, a line end, or a character that is no base."""
+	"""The code of each byte: a base, 4, or a character that is no base."""
 	table = np.full(256, _BAD, dtype=np.uint8)
 	for letter in "RYSWKMBDHVNU":
 		table[[ord(letter), ord(letter.lower())]] = 4
 	for code, letter in enumerate("ACGT"):
 		table[[ord(letter), ord(letter.lower())]] = code
-	table[[ord("\n"), ord("\r")]] = _NEWLINE
 	return table
 
 
@@ -353,13 +352,11 @@ def _read_record(file: _Plain | _Blocked, chrom: str, record: Record) -> np.ndar
 
 def _decode(file: _Plain | _Blocked, chrom: str, text: tuple[int, int], start: int, length: int) -> np.ndarray:
 	"""The codes of `length` bases of a record from base `start` on, which are the bytes [text[0], text[1])."""
-	data = np.frombuffer(file.read(*text), dtype=np.uint8)
-	codes = _CODES[data]
-	kept = codes != _NEWLINE
-	codes = codes[kept]
-	bad = np.flatnonzero(codes == _BAD)
-	if len(bad):
-		character = chr(data[kept][bad[0]])
+	data = file.read(*text)
+	codes = np.frombuffer(data.translate(_CODES.tobytes(), b"\r\n"), dtype=np.uint8)
+	if len(codes) and codes.max() > 4:
+		bad = np.flatnonzero(codes > 4)
+		character = chr(data.translate(None, b"\r\n")[bad[0]])
 		raise InputError(
 			f"{file.path}: record {chrom!r} holds {character!r} at offset {start + int(bad[0]):,}, which is no base "
 			f"({len(bad)} such character(s) there); only A, C, G, T and IUPAC letters are allowed: mend it"

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cherimoya.errors import InputError, join_problems
+from cherimoya.io._bigwig import BigWig, Unusual
 from cherimoya.io._files import check_exists, check_state, content_key, file_state, is_remote, replacing
 from cherimoya.io.names import ChromNames
 
@@ -90,7 +91,7 @@ class Tracks:
 	def __init__(self, signals: "Signals | Tracks", *, absolute: bool = False, names: ChromNames | None = None) -> None:
 		if isinstance(signals, Tracks):
 			self.paths, self.groups, self.absolute = signals.paths, signals.groups, signals.absolute or absolute
-			self._files, self._states = signals._files, signals._states
+			self._files, self._states, self._quick = signals._files, signals._states, signals._quick
 			self._take_names(signals.names if names is None else names)
 			return
 		self.paths, self.groups = parse_groups(signals)
@@ -107,6 +108,7 @@ class Tracks:
 		if problems:
 			raise missing if missing is not None and len(problems) == 1 else InputError(join_problems(problems))
 		self._states = [file_state(path) for path in self.paths]
+		self._quick = _quick_readers(self.paths)
 		self._take_names(names)
 
 	def _take_names(self, names: ChromNames | None) -> None:
@@ -138,11 +140,12 @@ class Tracks:
 
 	def __getstate__(self) -> dict[str, Any]:
 		"""The tracks without their open files, which another process opens itself."""
-		return {name: value for name, value in self.__dict__.items() if name != "_files"}
+		return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_quick")}
 
 	def __setstate__(self, state: dict[str, Any]) -> None:
 		self.__dict__.update(state)
 		self._files = [_open(path) for path in self.paths]
+		self._quick = _quick_readers(self.paths)
 		for path, before in zip(self.paths, self._states, strict=True):
 			check_state(path, before)
 
@@ -182,17 +185,22 @@ class Tracks:
 		InputError
 			A window leaves its chromosome, a value is negative or infinite, or a file cannot be read there.
 		"""
+		return self.small_windows(chroms, starts, width).astype(np.float32, copy=False)
+
+	def small_windows(self, chroms: Sequence[str], starts: Sequence[int], width: int) -> np.ndarray:
+		"""As :meth:`windows`, but of uint8 where the values of all tracks are whole numbers of at most 255."""
 		starts = np.asarray(starts, dtype=np.int64)
 		chroms = np.asarray(chroms, dtype=object)
-		values = np.empty((len(starts), len(self.paths), width), dtype=np.float32)
+		values = np.empty((len(starts), len(self.paths), width), dtype=np.uint8)
 		pieces = list(stretches(chroms, starts, width))
 		for t in range(len(self.paths)):
 			self._check_places(t, chroms, starts, width)
 			for rows in pieces:
-				first, last = int(starts[rows[0]]), int(starts[rows[-1]]) + width
-				stretch = self._values(t, chroms[rows[0]], first, last)
-				values[rows, t] = np.lib.stride_tricks.sliding_window_view(stretch, width)[starts[rows] - first]
-			self._check_values(values[:, t], t, chroms, starts)
+				stretch = self._stretch(t, chroms[rows[0]], starts[rows], width)
+				values = values.astype(np.result_type(values, stretch), copy=False)
+				values[rows, t] = cut(stretch, starts[rows] - starts[rows[0]], width)
+			if values.dtype != np.uint8:
+				self._check_values(values[:, t], t, chroms, starts)
 		return values
 
 	def sums(self, chroms: Sequence[str], starts: Sequence[int], width: int) -> np.ndarray:
@@ -202,7 +210,7 @@ class Tracks:
 		step = max(1, (1 << 24) // max(1, width * len(self.paths)))  # 64 MB of float32 at a time
 		for first in range(0, len(starts), step):
 			part = slice(first, first + step)
-			totals[part] = group_totals(self.windows(chroms[part], starts[part], width), self.groups)
+			totals[part] = group_totals(self.small_windows(chroms[part], starts[part], width), self.groups)
 		return totals
 
 	def _check_places(self, t: int, chroms: np.ndarray, starts: np.ndarray, width: int) -> None:
@@ -213,6 +221,16 @@ class Tracks:
 			i = outside[0]
 			found = "has no such chromosome" if sizes[i] < 0 else f"the chromosome has {sizes[i]:,} bp"
 			raise InputError(f"{self.paths[t]}: cannot read {chroms[i]}:{starts[i]}-{starts[i] + width}, {found}")
+
+	def _stretch(self, t: int, chrom: str, starts: np.ndarray, width: int) -> np.ndarray:
+		"""The values of one track over a stretch, right where there are windows; their starts are sorted."""
+		quick = self._quick[t]
+		if quick is not None:
+			try:
+				return quick.stretch(self._called[t][chrom], starts, width, absolute=self.absolute)
+			except Unusual:
+				pass
+		return self._values(t, chrom, int(starts[0]), int(starts[-1]) + width)
 
 	def _values(self, t: int, chrom: str, start: int, end: int) -> np.ndarray:
 		"""The values of one track over one interval, 0 in gaps; absolute ones if asked for."""
@@ -258,9 +276,17 @@ def stretches(chroms: np.ndarray, starts: np.ndarray, width: int) -> Iterator[np
 		yield from np.split(rows, np.flatnonzero(np.diff(pieces)) + 1)
 
 
+def cut(values: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:
+	"""values[offset : offset + width] for each offset, none of which may leave the values: shape=(n, width)."""
+	n, step = len(values) - width + 1, values.strides[0]
+	return np.ndarray((n, width), values.dtype, buffer=values, strides=(step, step))[offsets]
+
+
 def group_totals(values: np.ndarray, groups: Sequence[int]) -> np.ndarray:
 	"""Sum over positions and over the channels of each group: shape=(n, T, L) to (n, G), in float64."""
-	return sum_groups(values.sum(axis=-1, dtype=np.float64), groups)  # (n, T, L) -> (n, T) -> (n, G)
+	exact = np.uint32 if values.dtype == np.uint8 else np.float64  # 32 bits hold the sum of 16 Mb of bytes
+	totals = values.sum(axis=-1, dtype=exact).astype(np.float64, copy=False)  # (n, T, L) -> (n, T)
+	return sum_groups(totals, groups)  # (n, T) -> (n, G)
 
 
 def sum_groups(per_channel: np.ndarray, groups: Sequence[int]) -> np.ndarray:
@@ -359,6 +385,11 @@ def _merged(starts: np.ndarray, values: np.ndarray, rows: np.ndarray) -> Iterato
 			total[window] += values[rows[k]]
 			depth[window] += 1
 		yield first, (total / depth).astype(np.float32)
+
+
+def _quick_readers(paths: Sequence[str]) -> list[BigWig | None]:
+	"""The quick reader of each file; None for those that are not on disk."""
+	return [None if is_remote(path) else BigWig(path) for path in paths]
 
 
 def _open(path: str) -> Any:

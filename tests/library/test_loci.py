@@ -9,6 +9,7 @@ from cherimoya.errors import InputError, MissingFileError, SettingsError
 from cherimoya.io.loci import (
 	Loci,
 	Region,
+	_read_regular,
 	midpoints,
 	overlapping_regions,
 	overlaps_any,
@@ -254,3 +255,60 @@ def test_write_bed_is_read_back_and_leaves_nothing_half_written(tmp_path):
 	with pytest.raises(InputError, match="cannot be written"):
 		write_bed(tmp_path / "no" / "folder.bed", ["chr1"], [1], [5])
 	assert [p.name for p in tmp_path.iterdir()] == ["out.bed"]
+
+
+REGULAR = {
+	"three columns": b"chr1\t1\t5\nchr2\t0\t1\nchr1\t007\t123456789012345678\n",
+	"comments first": b"# made by hand\ntrack name=x\nbrowser position chr1\n#\tchrom\tstart\nchr1\t1\t5\n",
+	"no final newline": b"chr1\t1\t5\nchr10\t0\t10",
+	"narrowPeak": b"chr1\t1\t5\tn m\t0\t.\t1.5\t-1\t-1\t3\nchrX\t10\t15\ta\t0\t+\t1\t2\t3\t0\n",
+	"a summit outside": b"chr1\t1\t5\tn\t0\t.\t1\t-1\t-1\t7\n",
+	"BED12": b"chr1\t1\t5\tn\t0\t.\t1\t1\t1\t2\t3,4\t0,5\n",
+	"a name like a header's": b"track1\t1\t5\nbrowser2\t2\t5\n",
+}
+IRREGULAR = {
+	"nothing": b"",
+	"comments alone": b"# one\n# two",
+	"a comment between": b"chr1\t1\t5\n#\t1\t2\nchr1\t1\t5\n",
+	"a track line between": b"chr1\t1\t5\ntrack\t1\t2\nchr1\t1\t5\n",
+	"an empty line": b"chr1\t1\t5\n\nchr1\t1\t5\n",
+	"columns that differ": b"chr1\t1\t5\tx\nchr1\t1\nchr1\t2\t3\n",
+	"tabs of another line": b"chr1\t1\nchr1\t1\t5\t2\nchr1\t2\t3\n",
+	"spaces": b"chr1 1 5\nchr1 1 5\n",
+	"a space in a name": b"chr1 \t1\t5\n",
+	"a space in a number": b"chr1\t1 \t5\n",
+	"no name": b"\t1\t5\n",
+	"a sign": b"chr1\t-1\t5\n",
+	"no number": b"chr1\tx\t5\n",
+	"a number too long": b"chr1\t1\t1234567890123456789\n",
+	"start at end": b"chr1\t5\t5\n",
+	"windows line ends": b"chr1\t1\t5\r\n",
+	"a form feed": b"chr1\t1\t5\ta\x0cb\n",
+	"not ASCII": "chr1\t1\t5\té\n".encode(),
+	"not text": b"chr1\t1\t5\t\xff\n",
+	"an empty last column": b"chr1\t1\t5\tn\t0\t.\t1\t-1\t-1\t2\t\n",
+	"a summit that is unknown": b"chr1\t1\t5\tn\t0\t.\t1\t-1\t-1\t-1\n",
+	"a name too long": b"x" * 65 + b"\t1\t5\n",
+}
+
+
+def _read(path, *, summits):
+	"""What reading gives: the table, or the text of the error."""
+	try:
+		found = read_loci(path, summits=summits)
+	except InputError as error:
+		return str(error)
+	return [_rows(found), found.summits.tolist(), found.file_index.tolist(), found.files, found.starts.dtype]
+
+
+@pytest.mark.parametrize("summits", [False, True])
+@pytest.mark.parametrize("name", [*REGULAR, *IRREGULAR])
+def test_reading_columns_at_once_gives_what_reading_lines_does(tmp_path, monkeypatch, name, summits):
+	content = {**REGULAR, **IRREGULAR}[name]
+	path = tmp_path / "a.bed"
+	path.write_bytes(content)
+	found = _read(path, summits=summits)
+	if not summits:
+		assert (_read_regular(content, "a.bed", summits=False) is not None) == (name in REGULAR)
+	monkeypatch.setattr("cherimoya.io.loci._read_regular", lambda *args, **options: None)
+	assert found == _read(path, summits=summits)
