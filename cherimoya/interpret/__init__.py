@@ -1,4 +1,4 @@
-"""What a trained model says about sequences: predictions, and the contribution of each base.
+"""What a trained model says about sequences: predictions, contributions of bases, effects of variants.
 
 Imported lazily: naming this package costs neither torch nor numpy. Functions that have the name of their module are
 not among its names: ``from cherimoya.interpret.deep_lift_shap import deep_lift_shap``, and likewise ``predict`` and
@@ -15,6 +15,8 @@ _HOMES = {
 	"projected_contributions": "cherimoya.interpret.attribution",
 	"saturation_mutagenesis": "cherimoya.interpret.attribution",
 	"tangermeme_rules": "cherimoya.interpret.deep_lift_shap",
+	"VariantEffects": "cherimoya.interpret.variants",
+	"variant_effects": "cherimoya.interpret.variants",
 }
 
 

@@ -7,6 +7,7 @@ from importlib import import_module
 
 _HOMES = {
 	"Accounting": "windows",
+	"Allele": "variants",
 	"ChromNames": "names",
 	"CompactBatch": "batches",
 	"EpochBatchSampler": "sampler",
@@ -17,6 +18,7 @@ _HOMES = {
 	"PeakNegativeSampler": "sampler",
 	"Region": "loci",
 	"Tracks": "tracks",
+	"VariantFile": "variants",
 	"Windows": "windows",
 	"estimate_bytes": "storage",
 	"encode_batch": "batches",
