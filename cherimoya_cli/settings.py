@@ -414,6 +414,38 @@ class ReverseComplementKeys(BaseModel):
 	)
 
 
+class VariantKeys(BaseModel):
+	"""Which variants are scored, by which models, and where the scores go."""
+
+	variants: str | None = Field(
+		None,
+		min_length=1,
+		description="VCF, or a table with the columns chrom, pos (from 1), ref and alt; plain, gzipped or bgzipped.",
+		json_schema_extra={"expects": "the path of a VCF or of a table with a header", "files": True},
+	)
+	models: Files | None = Field(
+		None,
+		description="Checkpoints whose scores are averaged, such as those of several folds; null: model alone.",
+		json_schema_extra={"expects": "a checkpoint, or a list of at least one checkpoint", "files": True},
+	)
+	n_background: int | None = Field(
+		None,
+		ge=1,
+		description="Compare each score with those of this many variants in shuffled windows; null: no percentiles.",
+		json_schema_extra={"unit": "variants"},
+	)
+	tsv_filename: str | None = Field(
+		None,
+		min_length=1,
+		description="Table of scores to write, bgzipped if it ends in .gz; null: {name}.variants.tsv.",
+	)
+	vcf_filename: str | None = Field(
+		None,
+		min_length=1,
+		description="VCF to write with the scores among its INFO, bgzipped if it ends in .gz; null: none.",
+	)
+
+
 class PlaceKeys(BaseModel):
 	"""Which loci a command reads."""
 
@@ -720,6 +752,24 @@ class AttributeSettings(AttributionKeys, SeedKeys, InferenceSettings):
 	"""Settings of ``attribute``."""
 
 
+class VariantsSettings(
+	VariantKeys,
+	ReverseComplementKeys,
+	ChunkKeys,
+	VerboseKeys,
+	SeedKeys,
+	TrainedModelKeys,
+	DeviceKeys,
+	WindowKeys,
+	SequenceKeys,
+	NameKeys,
+	Settings,
+):
+	"""Settings of ``variants``."""
+
+	required: ClassVar = ("sequences", "variants")
+
+
 class NegativesSettings(
 	MatchingKeys,
 	JobKeys,
@@ -802,6 +852,7 @@ SETTINGS: dict[str, type[Settings]] = {
 	"evaluate": EvaluateSettings,
 	"predict": PredictSettings,
 	"attribute": AttributeSettings,
+	"variants": VariantsSettings,
 	"report": ReportSettings,
 	"peaks": PeaksSettings,
 	"signals": SignalsSettings,
