@@ -7,6 +7,7 @@ from a process, or to a GPU.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from cherimoya.io.genome import one_hot
@@ -80,8 +81,15 @@ def encode_batch(batch: CompactBatch) -> tuple[torch.Tensor, ...]:
 		float32 of shape (m, T, out_window); and the labels.
 	"""
 	X = one_hot(batch.sequences) if batch.sequences.ndim == 2 else batch.sequences.float()  # (m, in) -> (m, 4, in)
-	controls = () if batch.controls is None else (batch.controls.float(),)
-	return X, *controls, batch.signals.float(), batch.labels
+	controls = () if batch.controls is None else (_as_float(batch.controls),)
+	return X, *controls, _as_float(batch.signals), batch.labels
+
+
+def _as_float(values: torch.Tensor) -> torch.Tensor:
+	"""The values as float32; numpy converts small whole numbers several times as fast as torch does on a CPU."""
+	if values.device.type != "cpu" or values.dtype not in (torch.uint8, torch.int16):
+		return values.float()
+	return torch.from_numpy(values.numpy().astype(np.float32))
 
 
 def to_device(batch: "CompactBatch | Sequence[torch.Tensor]", device: str | torch.device) -> tuple[torch.Tensor, ...]:

@@ -203,8 +203,14 @@ class _Loader(torch.utils.data.DataLoader):
 		self._n_ahead = 0 if num_workers else n_ahead
 
 	def __iter__(self) -> Iterator[CompactBatch | tuple[torch.Tensor, ...]]:
-		for batch in prefetch(super().__iter__(), self._n_ahead):
+		for batch in prefetch(self._batches(), self._n_ahead):
 			yield batch.encode() if isinstance(batch, CompactBatch) and not self.compact else batch
+
+	def _batches(self) -> Iterator[CompactBatch | tuple[torch.Tensor, ...]]:
+		"""The batches as they are made; those of this process go around the loader, which takes a while for each."""
+		if self.num_workers or self.pin_memory:
+			return super().__iter__()
+		return map(self.dataset.compact_batch, self.batch_sampler)
 
 
 def _sampler(peaks: Windows, negatives: Windows | None, **options: Any) -> PeakNegativeSampler:
