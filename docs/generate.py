@@ -123,11 +123,67 @@ def windows_memory(results: Path = RESULTS) -> str:
 	)
 
 
+CHOSEN = {
+	"saturation_mutagenesis": "contributions by saturation mutagenesis",
+	"deep_lift_shap": "contributions by DeepLIFT/SHAP",
+	"best_match": "the motif itself: the best that can be reached",
+	"every_window": "nothing: every window",
+	"shuffled_contributions": "the contributions in shuffled order",
+	"untrained": "contributions before training",
+}
+
+
+def ctcf_motif(results: Path = RESULTS) -> str:
+	"""How well contributions of a model of CTCF point at the motif of CTCF."""
+	record = _measured(results, "ctcf_motif")
+	if record is None:
+		return "No results are there yet.\n"
+	model, peaks, test = record["model"], record["peaks"], record["model"]["test"]
+	lines = ["| windows chosen by | match the motif (95 %) | AUROC (95 %) | median score |", "|---|---:|---:|---:|"]
+	for name, text in CHOSEN.items():
+		found = record["chosen"][name]
+		share = f"{found['matching']:.1%} ({' to '.join(f'{v:.0%}' for v in found['matching_95'])})"
+		area = f"{found['auroc']:.3f} ({' to '.join(f'{v:.3f}' for v in found['auroc_95'])})"
+		lines.append(f"| {text} | {share} | {area} | {found['median_bits']:.1f} bits |")
+	table = "\n".join(lines)
+	return (
+		f"The model has {model['parameters']:,} parameters, {model['n_layers']} layers and {model['in_window']} bp "
+		f"of input. In the test region its counts have a Pearson correlation of {test['count_pearson']:.2f} over "
+		f"peaks, and tell peaks from background with an AUROC of {test['auroc']:.2f}. Scored are "
+		f"{peaks['region_bp']} bp at each of {peaks['n']} peaks; a match has more than "
+		f"{record['threshold_bits']:.1f} bits.\n\n{table}\n\n{_ctcf_controls(record)}"
+	)
+
+
+def _ctcf_controls(record: dict[str, Any]) -> str:
+	"""The test region by itself, other matrices, and how far both methods agree."""
+	test = {name: f"{found['matching']:.1%}" for name, found in record["test_region"].items()}
+	shuffled, every, same = record["shuffled_matrices"], record["all_matrices"], record["agreement"]
+	other, most = next(iter(every["others"].items()))
+	low, high = same["spearman_quartiles"]
+	seconds = record["cpu_seconds"]
+	ours, others = record["motif"]["matrix"], "the first that is not of CTCF or CTCFL"
+	return (
+		f"- **The test region by itself** ({record['peaks']['in_test_region']} peaks): "
+		f"{test['saturation_mutagenesis']} by saturation mutagenesis, {test['deep_lift_shap']} by DeepLIFT/SHAP.\n"
+		f"- **Other matrices**, each with its own threshold: with its columns shuffled, {shuffled['matrices']} times, "
+		f"the matrix matches {shuffled['mean_matching']:.1%} of the windows of saturation mutagenesis on average. Of "
+		f"the {every['matrices']:,} matrices of vertebrates in JASPAR, {ours} ranks {every['rank']}; {others} is "
+		f"{other}, with {most:.0%}, and the median of those is {every['others_median']:.1%}.\n"
+		f"- **The two methods** have a Spearman correlation of {same['spearman_median']:.2f} over the positions of a "
+		f"peak (median; quartiles {low:.2f} and {high:.2f}), and of {abs(same['spearman_with_another_peak']):.2f} "
+		f"with another peak. At {same['same_window']:.0%} of the peaks they choose the same window, to "
+		f"{record['motif']['flank_bp']} bp. They take {seconds['saturation_mutagenesis']:.0f} and "
+		f"{seconds['deep_lift_shap']:.0f} seconds of one core for all peaks.\n"
+	)
+
+
 def write(app: Any = None) -> None:
 	"""Write the generated pages."""
 	FOLDER.mkdir(exist_ok=True)
 	(FOLDER / "benchmarks.inc.md").write_text(benchmarks(), encoding="utf-8")
 	(FOLDER / "commands.inc.md").write_text(commands(), encoding="utf-8")
+	(FOLDER / "ctcf_motif.inc.md").write_text(ctcf_motif(), encoding="utf-8")
 	(FOLDER / "settings.inc.md").write_text(settings(), encoding="utf-8")
 	(FOLDER / "windows_memory.inc.md").write_text(windows_memory(), encoding="utf-8")
 
