@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import os
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ HASHED_WHOLE = 64 * 2**20
 """Files up to this many bytes are compared by a hash of all their bytes."""
 SAMPLE = 2**20
 """Bytes of each sample (start, middle, end) of a larger file."""
+
+_SETTLED = 2 * 10**9  # nanoseconds after which a file's times tell that it is written to
+_KEYS: dict[tuple[int, ...] | None, list[Any]] = {}  # contents that this process has hashed, by stamp
 
 
 def cache_folder() -> Path:
@@ -106,11 +110,27 @@ def content_key(path: str | os.PathLike) -> list[Any] | None:
 
 	None for a URL or a file that is not there, whose content is not known.
 	"""
-	known = None if is_remote(path) else identify(path)
+	stamp = None if is_remote(path) else _stamp(path)
+	if stamp in _KEYS:
+		return list(_KEYS[stamp])
+	known = None if stamp is None else identify(path)
 	if known is None:
 		return None
 	sampled = known["size"] > HASHED_WHOLE
-	return [known["size"], known["sha256"], known["mtime_ns"] if sampled else None]
+	key = [known["size"], known["sha256"], known["mtime_ns"] if sampled else None]
+	# A file that was only just written may be written again without another time.
+	if _stamp(path) == stamp and time.time_ns() - max(stamp[-2:]) > _SETTLED:
+		_KEYS[stamp] = list(key)
+	return key
+
+
+def _stamp(path: str | os.PathLike) -> tuple[int, ...] | None:
+	"""What changes whenever a file is written to: device, inode, size, and the times of content and of inode."""
+	try:
+		stat = os.stat(path)
+	except OSError:
+		return None
+	return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _hash(path: str | os.PathLike, size: int) -> str:
