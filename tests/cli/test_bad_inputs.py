@@ -135,6 +135,28 @@ def without(package: str) -> Callable[[Place], Any]:
 	return spoil
 
 
+def variants(*lines: str, **changes: Any) -> Callable[[Place], Any]:
+	"""A table of variants, and other settings."""
+
+	def spoil(place: Place) -> None:
+		place.text("v.tsv", "".join(f"{line}\n" for line in ("chrom\tpos\tref\talt", *lines)))
+		place.settings(variants="v.tsv", **changes)
+
+	return spoil
+
+
+def another_model(name: str) -> Callable[[Place], Any]:
+	"""A checkpoint of a stranded pair beside the first one."""
+
+	def spoil(place: Place) -> None:
+		first = (place.folder / "model.torch").read_bytes()
+		place.model(signal_groups=[2])
+		(place.folder / "model.torch").rename(place.folder / name)
+		(place.folder / "model.torch").write_bytes(first)
+
+	return spoil
+
+
 def with_model(**options: Any) -> Callable[[Place], Any]:
 	"""A checkpoint that does not suit the data."""
 	return lambda place: place.model(**options)
@@ -427,6 +449,126 @@ CASES = [
 		both(with_model(), change(group=3)),
 		SETTINGS,
 		("group must be one of", "got 3"),
+	),
+	# Variants.
+	Case(
+		"variants that are not named",
+		"variants",
+		with_model(),
+		SETTINGS,
+		("variants is not given", "the path of a VCF or of a table"),
+	),
+	Case(
+		"variants that are not there",
+		"variants",
+		both(with_model(), change(variants="absent.vcf")),
+		INPUT,
+		("absent.vcf: no such file",),
+	),
+	Case(
+		"variants in a BED",
+		"variants",
+		both(with_model(), change(variants="peaks.bed")),
+		INPUT,
+		("peaks.bed: has the columns chr1", "give a VCF with its header"),
+	),
+	Case(
+		"variants with broken lines",
+		"variants",
+		both(variants("chr1\tten\tA\tC", "chr1\t600\tA", "chr1\t700\t\tC"), with_model()),
+		INPUT,
+		(
+			"3 problems",
+			"v.tsv: 1 line(s) have a position",
+			"line 2, 'chr1 ten A C'",
+			"fewer columns",
+			"no chromosome or",
+		),
+	),
+	Case(
+		"variants with other names of chromosomes",
+		"variants",
+		both(variants("1\t600\tA\tC", "1\t700\tA\tC"), with_model()),
+		INPUT,
+		(
+			"v.tsv: none of its 2 alleles can be scored",
+			"chromosome not in FASTA: 2",
+			"1:600 A>C",
+			"chrom_aliases to true",
+		),
+	),
+	Case(
+		"variants of another genome",
+		"variants",
+		both(variants("chr1\t600\tAAAAAAAAAA\tC", "chr2\t600\tCCCCCCCCCC\tA", "chr1\t5\tA\tC"), with_model()),
+		INPUT,
+		("reference mismatch: 2", "off the edge: 1", "the assembly of the genome that the variants are of"),
+	),
+	Case(
+		"no variants",
+		"variants",
+		both(variants(), with_model()),
+		INPUT,
+		("v.tsv: holds no variants below its header",),
+	),
+	Case(
+		"variants and a model of another window",
+		"variants",
+		both(variants("chr1\t600\tA\tC"), with_model(trimming=20)),
+		INPUT,
+		("model.torch: this model cuts 20 bp", "set in_window to 104, or out_window to 88"),
+	),
+	Case(
+		"models of different experiments",
+		"variants",
+		both(
+			variants("chr1\t600\tA\tC", models=["model.torch", "pair.torch"]), with_model(), another_model("pair.torch")
+		),
+		INPUT,
+		("pair.torch predicts groups of [2] channels, and model.torch groups of [1]",),
+	),
+	Case(
+		"two outputs of one name",
+		"variants",
+		both(variants("chr1\t600\tA\tC", tsv_filename="x.gz", vcf_filename="x.gz"), with_model()),
+		SETTINGS,
+		("x.gz: two outputs have this name",),
+	),
+	# Chunks and shards.
+	Case("empty chunks", "predict", change(chunk_size=0), SETTINGS, ("chunk_size must be", "at least 1", "not 0")),
+	Case("text as chunk size", "attribute", change(chunk_size="9"), SETTINGS, ("chunk_size must be", 'not "9"')),
+	Case("shard beyond the last", "predict", change(shard="4/3"), SETTINGS, ("shard must be", "i/n", 'not "4/3"')),
+	Case(
+		"shard before the first",
+		"attribute",
+		lambda p: None,
+		SETTINGS,
+		("shard must be", "with i from 1 to n", 'not "0/3"'),
+		("-p", "good.json", "--shard", "0/3"),
+	),
+	Case("number as shard", "attribute", change(shard=2), SETTINGS, ("shard must be", "not 2")),
+	Case("resume in words", "predict", change(resume="yes"), SETTINGS, ("resume must be true, false", 'not "yes"')),
+	Case(
+		"shards without a seed",
+		"attribute",
+		both(with_model(), change(shard="1/2", random_state=None, algorithm="deep_lift_shap")),
+		SETTINGS,
+		("good.json: random_state is null", "shards of a run need one seed", "set it to a number"),
+	),
+	Case(
+		"merge of nothing",
+		"attribute",
+		with_model(),
+		INPUT,
+		("model.attributions.parts: no finished chunks to merge", "--shard 1/3"),
+		("-p", "good.json", "--merge"),
+	),
+	Case(
+		"file in the place of chunks",
+		"predict",
+		both(with_model(), lambda p: p.text("model.predictions.parts", "a file")),
+		INPUT,
+		("model.predictions.parts: a chunk cannot be written", "make room there"),
 	),
 	# A pipeline.
 	Case(
