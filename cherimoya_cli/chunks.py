@@ -200,10 +200,10 @@ class Parts:
 		parts = (Part(int(m[1]), int(m[2]), self.folder / m[0]) for m in matches if m)
 		return sorted(part for part in parts if zipfile.is_zipfile(part.path))  # not one that a crash has cut off
 
-	def missing(self, rows: range) -> list[range]:
-		"""The stretches of some rows that no part holds."""
+	def missing(self, rows: range, found: list[Part] | None = None) -> list[range]:
+		"""The stretches of some rows that no part holds, of those that were found, or are found now."""
 		gaps, at = [], rows.start
-		for part in self.found():
+		for part in self.found() if found is None else found:
 			if part.stop > at and part.first < rows.stop:
 				gaps.append(range(at, part.first))
 				at = part.stop
@@ -308,7 +308,9 @@ class Parts:
 
 	def check_whole(self, n: int, unit: int) -> None:
 		"""InputError unless all of n rows are there; it names the shards that are missing."""
-		if not self.missing(range(n)):
+		found = self.found()
+		gaps = self.missing(range(n), found)
+		if not gaps:
 			return
 		markers = (re.fullmatch(rf"{self.fingerprint}\.\d+-of-(\d+)\.shard", name) for name in self._names())
 		counts = {int(m[1]) for m in markers if m}
@@ -316,11 +318,11 @@ class Parts:
 			texts = []
 			for shard in (Shard(i, *counts) for i in range(1, next(iter(counts)) + 1)):
 				rows = shard.rows(n, unit)
-				if left := sum(map(len, self.missing(rows))):
+				if left := sum(map(len, self.missing(rows, found))):
 					texts.append(f"{shard} ({len(rows) - left:,} of {len(rows):,} loci are done)")
 			lacking = f"shards that are not finished: {', '.join(texts)}"
 		else:
-			stretches = [f"{gap.start + 1:,} to {gap.stop:,}" for gap in self.missing(range(n))]
+			stretches = [f"{gap.start + 1:,} to {gap.stop:,}" for gap in gaps]
 			more = f" and {len(stretches) - 5} more stretches" if len(stretches) > 5 else ""
 			lacking = f"loci {', '.join(stretches[:5])}{more} of {n:,} are not done"
 		raise InputError(f"{self.folder}: {lacking}; run what is missing, and merge again")

@@ -25,6 +25,7 @@ from cherimoya.errors import (
 from cherimoya.io._files import cache_folder, is_remote
 from cherimoya.io.names import REMEDY, alike
 from cherimoya.memory import available_memory
+from cherimoya_cli.launching import resolve_devices
 from cherimoya_cli.measuring import check_splits_apart
 from cherimoya_cli.plan import Step, has_reads, needed_extras, split_files
 from cherimoya_cli.reads import (
@@ -187,6 +188,7 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 	for step in active:
 		if step.name == "fit":
 			attempt(check_beginning, SimpleNamespace(**step.settings))
+			attempt(resolve_devices, SimpleNamespace(**step.settings))
 	if settings.model is not None:
 		attempt(_check_model, settings, active)
 	n_loci = {key[0]: len(table) for key, table in loci.items() if table is not None}
@@ -434,9 +436,9 @@ def estimate_needs(active: Sequence[Step], device: str, n_loci: Mapping[tuple[st
 			layer = 4 * values["batch_size"] * values["in_window"] * values["n_filters"]  # bytes of its activations
 			memory = max(memory, windows.memory + layer * (2 * (1 + values["expansion"]) * values["n_layers"] + 4))
 		if step.name == "predict":
-			disk += 8 * n * channels * values["out_window"]
+			disk += 16 * n * channels * values["out_window"]  # twice: the finished chunks, and then the results
 		if step.name == "attribute":
-			disk += 6 * 4 * min(n, values["max_loci"] or n) * (values["attr_window"] or values["in_window"])
+			disk += 11 * 4 * min(n, values["max_loci"] or n) * (values["attr_window"] or values["in_window"])
 	return Needs(disk, memory, device)
 
 

@@ -289,7 +289,7 @@ class ChunkKeys(ResumeKeys):
 	shard: Shard | None = Field(
 		None,
 		description='The part of the loci that this process does: "1/3" is the first of three, for --merge to put '
-		"together; null: all.",
+		"together; null, and in a pipeline: all.",
 		json_schema_extra={"expects": 'a text "i/n" such as "2/3", with i from 1 to n'},
 	)
 

@@ -479,6 +479,16 @@ def test_a_merge_names_what_is_missing(make_run: Callable[[str], Run], capsys: p
 	assert len(run.parts("predict")) == 3 and not (run.folder / "run.predictions.npz").exists()
 
 
+def test_a_merge_is_of_all_shards(make_run: Callable[[str], Run], capsys: pytest.CaptureFixture[str]) -> None:
+	run = make_run("run")
+	assert run("predict", "--shard", "1/2", "--merge") == 2
+	assert "not allowed with argument" in capsys.readouterr().err
+	for shard in ("1/2", "2/2"):
+		assert run("predict", shard=shard) == 0
+	assert run("predict", "--merge", shard="1/2") == 0
+	assert len(np.load(run.folder / "run.predictions.npz")["start"]) == N
+
+
 def test_a_plain_run_after_the_shards_merges(
 	make_run: Callable[[str], Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -606,7 +616,7 @@ def test_a_pipeline_goes_on_inside_of_a_step(
 			"validation_chroms": ["chr2"],
 			"test_chroms": ["chr3"],
 		},
-		"attribute_parameters": {"attr_window": None, "chunk_size": 1},
+		"attribute_parameters": {**SHUFFLES, "chunk_size": 1},
 	}
 	path = run.folder / "pipeline.json"
 	path.write_text(json.dumps(content))
