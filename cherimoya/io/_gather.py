@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +25,9 @@ DTYPES = (np.uint8, np.int16, np.float16, np.float32)
 """What values are kept as: the first of these that is exact for all values of an array."""
 
 _CHUNK = 1 << 24  # bytes of a chunk, as float32
-_WORTH_A_PROCESS = 1 << 26  # bytes of windows that pay for starting one
+_WORTH_A_PROCESS = 1 << 28  # bytes of windows that pay for starting one
 _SAMPLED = 64
+_WRITERS = 4
 
 
 class Arrays(NamedTuple):
@@ -342,14 +344,20 @@ def _merge(
 	"""Write the kept rows of the chunks to their places in the final files; a chunk is removed once it is there."""
 	places = np.cumsum(kept) - 1
 	files = {name: _Rows(folder / f"{name}.npy", dtype, shape) for name, (dtype, shape) in final.items()}
+
+	def move(i: int) -> None:
+		path, chosen = _part_path(parts, i), kept[chunks[i]]
+		with open(path, "rb") as part:
+			for file in files.values():  # in the order of Arrays
+				file.write(places[chunks[i][chosen]], np.load(part)[chosen])
+		os.unlink(path)
+
 	try:
-		for i, rows in enumerate(chunks):
-			path = _part_path(parts, i)
-			chosen = kept[rows]
-			with open(path, "rb") as part:
-				for file in files.values():  # in the order of Arrays
-					file.write(places[rows[chosen]], np.load(part)[chosen])
-			os.unlink(path)
+		with ThreadPoolExecutor(
+			min(_WRITERS, n_cores())
+		) as pool:  # reading and writing let go of the interpreter's lock
+			for _ in pool.map(move, range(len(chunks))):
+				pass
 	finally:
 		for file in files.values():
 			file.close()
