@@ -353,9 +353,7 @@ def _merge(
 		os.unlink(path)
 
 	try:
-		with ThreadPoolExecutor(
-			min(_WRITERS, n_cores())
-		) as pool:  # reading and writing let go of the interpreter's lock
+		with ThreadPoolExecutor(min(_WRITERS, n_cores())) as pool:  # neither reading nor writing holds the lock
 			for _ in pool.map(move, range(len(chunks))):
 				pass
 	finally:
