@@ -25,6 +25,8 @@ from cherimoya_cli.utils import resolve_device, warn
 if TYPE_CHECKING:
 	import torch
 
+	from cherimoya.training import Ranks
+
 LOST = 75
 """The exit code of a rank that was started here and lost the others; which of them failed is told here."""
 
@@ -57,7 +59,7 @@ def resolve_devices(settings: Any) -> list["torch.device"]:
 	devices, first = settings.devices, resolve_device(settings.device)
 	gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
 	if isinstance(devices, list):
-		return _listed(devices, settings)
+		return _listed(devices, settings, gpus)
 	if devices == "*":
 		every = [torch.device("cuda", i) for i in range(gpus)]
 		return every if every and first.type == "cuda" and first.index is None else [first]
@@ -72,15 +74,27 @@ def resolve_devices(settings: Any) -> list["torch.device"]:
 		return [first] * devices
 	if devices > gpus:
 		raise SettingsError(
-			f"devices is {devices}, but torch finds {gpus} GPU{'s' if gpus > 1 else ''} here; lower it, or set devices "
-			'to "*" for all'
+			f'devices is {devices}, but torch finds {_number(gpus)} here; lower it, or set devices to "*" for all'
 		)
 	return [torch.device("cuda", i) for i in range(devices)]
 
 
-def _listed(names: Sequence[str], settings: Any) -> list["torch.device"]:
+def _number(gpus: int) -> str:
+	"""How many GPUs there are, in words."""
+	return f"{gpus or 'no'} GPU{'s' if gpus > 1 else ''}"
+
+
+def _listed(names: Sequence[str], settings: Any, gpus: int) -> list["torch.device"]:
 	"""The devices of a list."""
-	found = [resolve_device(name) for name in names]
+	import torch
+
+	found = [torch.device(name) for name in names]
+	missing = [str(device) for device in found if device.type == "cuda" and device.index >= gpus]
+	if missing:
+		raise SettingsError(
+			f"devices has {', '.join(missing)}, but torch finds {_number(gpus)} here; name those that there are, or "
+			'set devices to "*" for all'
+		)
 	kinds = {device.type for device in found}
 	wanted = None if settings.device == "auto" else resolve_device(settings.device).type
 	if len(kinds) > 1:
@@ -89,8 +103,7 @@ def _listed(names: Sequence[str], settings: Any) -> list["torch.device"]:
 		raise SettingsError(
 			f'devices is {list(names)}, but device is "{settings.device}"; set device to "auto", or devices to null'
 		)
-	gpus = [(device.type, device.index or 0) for device in found if device.type != "cpu"]
-	if len(set(gpus)) < len(gpus):
+	if kinds == {"cuda"} and len(set(found)) < len(found):
 		raise SettingsError(f"devices is {list(names)}, in which a GPU is named twice; name each once")
 	return found
 
@@ -120,7 +133,7 @@ def device_of_rank(settings: Any, local_rank: int, local_size: int) -> "torch.de
 	if devices[0].index is not None or devices[0].type != "cuda" or local_size > gpus:
 		raise SettingsError(
 			f"{local_size} processes were started on this machine, and each needs a device of its own, but device is "
-			f'"{settings.device}" and torch finds {gpus} GPUs; start fewer, or set device to "cuda" or "cpu"'
+			f'"{settings.device}" and torch finds {_number(gpus)}; start fewer, or set device to "cuda" or "cpu"'
 		)
 	return torch.device("cuda", local_rank)
 
@@ -328,14 +341,16 @@ def quiet(flag: bool) -> Iterator[None]:
 			sys.stdout, sys.stderr = before
 
 
-def as_rank(work: Callable[[Any], int]) -> int:
-	"""Do the work of a command as the rank that this process is; see `cherimoya.training.join`.
+def as_rank(work: "Callable[[Ranks], Callable[[], int] | None]") -> int:
+	"""Do the work of a command as the rank that this process is; returns the exit code.
+
+	What ranks but the first print is dropped, and an error that all have is told by the first.
 
 	Parameters
 	----------
 	work: callable
-		Takes the `cherimoya.training.Ranks`, and returns the exit code. What ranks but the first print is dropped, and
-		an error that all have is told by the first.
+		Takes the `cherimoya.training.Ranks`, and returns what this rank is to do once all have left each other, if
+		anything; that returns the exit code.
 	"""
 	from cherimoya.errors import CherimoyaError, LostRanksError
 	from cherimoya.training import join
@@ -343,7 +358,7 @@ def as_rank(work: Callable[[Any], int]) -> int:
 	rank = os.environ.get("RANK")
 	try:
 		with join() as ranks, quiet(not ranks.is_first):
-			return work(ranks)
+			rest = work(ranks)
 	except LostRanksError:
 		if not is_launched():
 			raise
@@ -352,3 +367,4 @@ def as_rank(work: Callable[[Any], int]) -> int:
 		if rank == "0" or not getattr(error, "on_all_ranks", False):
 			raise
 		return error.exit_code
+	return 0 if rest is None else rest()

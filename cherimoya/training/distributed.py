@@ -210,11 +210,15 @@ def join(*, timeout: float = TIMEOUT) -> Iterator[Ranks]:
 	Raises
 	------
 	SettingsError
-		The environment is incomplete or contradicts itself.
+		The environment is incomplete or contradicts itself, or torch is built without distributed training.
 	LostRanksError
 		The others cannot be reached.
 	"""
-	ours = not distributed.is_initialized()
+	if not distributed.is_available() and is_rank():
+		raise SettingsError(
+			"this build of torch cannot train in several processes; install another, or unset RANK and WORLD_SIZE"
+		)
+	ours = not (distributed.is_available() and distributed.is_initialized())
 	if ours and not is_rank():
 		yield ALONE
 		return

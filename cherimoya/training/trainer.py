@@ -276,6 +276,8 @@ class Trainer:
 			self.scaler.scale(loss).backward()
 			total += values.double()
 			start += len(part[-1])
+		if not len(labels):  # else the scaler would not know its scale when it looks at the sum of the gradients
+			self.scaler.scale(torch.zeros((), device=self.device))
 		total, suspects = self._over_ranks(total, suspects, len(labels))
 		return BatchLosses(*total.tolist(), int(n_peaks), n_examples, suspects)
 

@@ -3,12 +3,13 @@
 import argparse
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cherimoya.errors import Interrupted, SettingsError
-from cherimoya_cli.launching import as_rank, device_of_rank, launch, resolve_devices
+from cherimoya_cli.launching import as_rank, device_of_rank, is_launched, launch, quiet, resolve_devices
 from cherimoya_cli.measuring import (
 	accounting_path,
 	background_of,
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 	settings = settings_from_args("fit", args)
 	devices = resolve_devices(settings)
 	if len(devices) == 1:
-		return fit_one(settings, devices[0], ALONE)
+		return train_as(ALONE, settings, devices[0])()
 	check_board(settings)
 	check_beginning(settings)
 	return launch(["fit", *_arguments(args)], devices)
@@ -64,20 +65,20 @@ def _arguments(args: argparse.Namespace) -> list[str]:
 	return [*named, *(word for text in args.overrides for word in ("--set", text))]
 
 
-def run_rank(args: argparse.Namespace, ranks: "Ranks") -> int:
-	"""What this process, one of several, does; returns the exit code."""
+def run_rank(args: argparse.Namespace, ranks: "Ranks") -> Callable[[], int] | None:
+	"""What this process, one of several, does; returns what is left for the first to do."""
 	import torch
 
-	with ranks.together():
+	with ranks.together(), quiet(is_launched()):  # the process that started this one has shown the notices
 		settings = settings_from_args("fit", args)
 		device = device_of_rank(settings, ranks.local_rank, ranks.local_size)
 	if device.type == "cuda":
 		torch.cuda.set_device(device)  # this process has no other
-	return fit_one(settings, device, ranks)
+	return train_as(ranks, settings, device)
 
 
-def fit_one(settings: Any, device: "torch.device", ranks: "Ranks") -> int:
-	"""Load, train, and on the first rank write a record and evaluate; returns the exit code."""
+def train_as(ranks: "Ranks", settings: Any, device: "torch.device") -> Callable[[], int] | None:
+	"""Load and train; returns what is left for the first rank to do when the others have gone."""
 	with ranks.together():
 		check_board(settings)
 		check_beginning(settings)
@@ -87,8 +88,11 @@ def fit_one(settings: Any, device: "torch.device", ranks: "Ranks") -> int:
 		loaded = load(settings, compact=device.type != "cpu", ranks=ranks)
 	history = train(loaded, settings, device, ranks)
 	devices = ranks.gather(str(device))
-	if not ranks.is_first:
-		return 0
+	return partial(finish, loaded, history, settings, device, devices) if ranks.is_first else None
+
+
+def finish(loaded: Loaded, history: "History", settings: Any, device: "torch.device", devices: Sequence[str]) -> int:
+	"""Evaluate and write a record; returns the exit code."""
 	accounting = {
 		"training": loaded.training.accounting["peaks"],
 		"training_negatives": loaded.training.accounting["negatives"],

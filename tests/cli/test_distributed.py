@@ -260,6 +260,14 @@ def test_torchrun_when_a_process_dies(settings, tmp_path):
 	assert (tmp_path / "run.checkpoint").exists()
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_all_gpus_do_what_one_does(settings, tmp_path):
+	for name, changes in (("one", {"devices": ["cuda:0"]}), ("all", {"devices": "*"})):
+		assert _fit(tmp_path / name, {**settings, "device": "auto"}, **changes) == 0
+	_assert_same(tmp_path / "all", tmp_path / "one")
+
+
 @pytest.mark.parametrize(
 	("changes", "n_gpus", "found"),
 	[
@@ -276,7 +284,8 @@ def test_torchrun_when_a_process_dies(settings, tmp_path):
 		pytest.param({"devices": 2, "device": "cuda:1"}, 3, 'device is "cuda:1", which is a single one', id="single"),
 		pytest.param({"devices": ["cuda:0", "cuda:0"]}, 3, "a GPU is named twice", id="twice"),
 		pytest.param({"devices": ["cuda:0", "cpu"]}, 3, "devices has cpu and cuda", id="mixed"),
-		pytest.param({"devices": ["cuda:3"]}, 3, 'device is "cuda:3", but torch finds 3 GPUs', id="missing"),
+		pytest.param({"devices": ["cuda:3"]}, 3, "devices has cuda:3, but torch finds 3 GPUs", id="missing"),
+		pytest.param({"devices": ["cuda:0"]}, 0, "devices has cuda:0, but torch finds no GPU here", id="none"),
 		pytest.param({"devices": ["cpu"], "device": "cuda"}, 3, 'but device is "cuda"', id="contradiction"),
 	],
 )
@@ -298,7 +307,7 @@ def test_which_devices(monkeypatch, changes, n_gpus, found):
 		pytest.param({"device": "cpu", "devices": 1}, 2, 1, "cpu", id="CPU_all_the_same"),
 		pytest.param({"devices": ["cuda:3", "cuda:1"]}, 4, 1, "cuda:1", id="listed"),
 		pytest.param({"devices": 3}, 4, 1, "2 processes were started on this machine, but devices names 3", id="three"),
-		pytest.param({}, 1, 1, "and torch finds 1 GPUs", id="too_few"),
+		pytest.param({}, 1, 1, "and torch finds 1 GPU;", id="too_few"),
 		pytest.param({"device": "cuda:1"}, 4, 1, 'device is "cuda:1"', id="single"),
 	],
 )
@@ -310,6 +319,18 @@ def test_the_device_of_each_process(monkeypatch, changes, n_gpus, rank, found):
 			device_of_rank(settings, rank, 2)
 	else:
 		assert str(device_of_rank(settings, rank, 2)) == found
+
+
+def test_a_pipeline_says_it_before_it_starts(settings, tmp_path, capsys, monkeypatch):
+	_pretend_gpus(monkeypatch, 0)
+	top = {key: settings[key] for key in ("sequences", "loci", "negatives", "signals", "in_window", "out_window")}
+	fit = {key: value for key, value in settings.items() if key not in top and key not in ("evaluate", "device")}
+	path = tmp_path / "pipeline.json"
+	fit["devices"] = ["cuda:0", "cuda:1"]
+	path.write_text(json.dumps({**top, "name": str(tmp_path / "run"), "fit_parameters": fit}))
+	assert main(["pipeline", "-p", str(path)]) == 2
+	assert "devices has cuda:0, cuda:1, but torch finds no GPU here" in capsys.readouterr().err
+	assert not list(tmp_path.glob("run.fit*"))
 
 
 def _pretend_gpus(monkeypatch, n):

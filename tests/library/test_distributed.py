@@ -265,6 +265,8 @@ CASES = [
 	pytest.param(3, {"batch_size": 13, "select_on": "loss"}, 2, id="3_ranks_fewer_examples_than_ranks"),
 	pytest.param(2, {"gradient_clip": 0.5, "gradient_accumulation": 3}, 11, id="clipped_and_in_parts"),
 	pytest.param(2, {"loss_weights": (0.5, 2.0), "freeze": ["stem"]}, 11, id="fixed_weights"),
+	pytest.param(3, {"batch_size": 26, "gradient_clip": 5.0}, 11, id="one_example_left_for_three"),
+	pytest.param(1, {}, 11, id="a_group_of_one"),
 ]
 
 
@@ -312,6 +314,17 @@ def test_two_ranks_stopped_and_gone_on_with_give_the_same_bits(tmp_path):
 		assert torch.equal(tensor, parts[1]["weights"][name]), name
 	for name, tensor in _final(tmp_path / "whole").items():
 		assert torch.equal(tensor, _final(tmp_path / "parts")[name]), name
+
+
+@pytest.mark.slow  # 16-bit floats are slow on a CPU
+def test_float16_goes_on_at_a_batch_with_empty_shares(tmp_path):
+	options = {"dtype": "float16", "batch_size": 26}
+	stopped = _run(tmp_path, 3, _train, tmp_path, options, 0)
+	assert all("epoch 0, batch 1, which" in str(error) for error in stopped), stopped
+	found = _run(tmp_path, 3, _train, tmp_path, options, None, True)
+	for result in found:
+		assert isinstance(result, dict), result
+		assert all(torch.equal(tensor, found[0]["weights"][name]) for name, tensor in result["weights"].items())
 
 
 def test_a_loss_that_is_not_finite_names_the_examples(tmp_path):
