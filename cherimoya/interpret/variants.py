@@ -408,7 +408,7 @@ def background_scores(
 
 	The stretch around each drawn allele is shuffled so that its dinucleotides, and with them GC and CpG content, stay;
 	then both alleles are put in its middle and scored. Where fewer alleles were drawn than the size of the background,
-	each gets several shuffles.
+	they take turns, with another shuffle each time.
 
 	Parameters
 	----------
@@ -432,12 +432,11 @@ def background_scores(
 	"""
 	if not drawn.kept:
 		return np.empty((0, len(models[0].signal_groups), RANKED))
-	copies = -(-drawn.size // len(drawn.kept))
 	reader, found = _Reader(genome, drawn.kept), []
 	for first in range(0, drawn.size, BLOCK):
 		sequences, alleles = {}, []
 		for number in range(first, min(first + BLOCK, drawn.size)):
-			i, copy = divmod(number, copies)
+			copy, i = divmod(number, len(drawn.kept))
 			allele = drawn.kept[i]
 			span = _span(allele, in_window)
 			codes = reader.read(allele.chrom, span.start, span.end)[None]

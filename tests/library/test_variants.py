@@ -98,14 +98,14 @@ def entropy(p):
 	return -sum(x * math.log(x) for x in p if x > 0)
 
 
-def expected_scores(model, text, variant, both_strands=False):
+def expected_scores(model, text, variant, both_strands=False, w=W):
 	"""The five scores of each group, (G, 5), with positions named by the base that they are of."""
 	ref_length, alt_length, p = len(variant.ref), len(variant.alt), variant.position - 1
-	shared, predictions = [], []
-	for sequence, length in zip(windows(text, variant), (ref_length, alt_length), strict=True):
-		first = p + length // 2 - W // 2 + TRIMMING
+	shared, predictions, out = [], [], w - 2 * TRIMMING
+	for sequence, length in zip(windows(text, variant, w), (ref_length, alt_length), strict=True):
+		first = p + length // 2 - w // 2 + TRIMMING
 		names = {}
-		for j in range(OUT):
+		for j in range(out):
 			at = first + j  # in its own chromosome
 			if at < p + min(ref_length, alt_length):
 				names[at] = j
@@ -115,9 +115,9 @@ def expected_scores(model, text, variant, both_strands=False):
 		predictions.append(one(model, sequence, both_strands))
 	common = [name for name in shared[0] if name in shared[1]]
 	if ref_length == alt_length:
-		assert len(common) == OUT
+		assert len(common) == out
 	else:
-		assert len(common) >= OUT - max(ref_length, alt_length)
+		assert len(common) >= out - max(ref_length, alt_length)
 	rows, start = [], 0
 	for g, size in enumerate(model.signal_groups):
 		profiles = []
@@ -157,24 +157,26 @@ def make_variant(text, name):
 	return Allele("chr1", position, name, ref, alt)
 
 
+@pytest.mark.parametrize("w", [W, W - 1], ids="w{}".format)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_windows_are_those_of_the_text(text, genome, name):
+def test_windows_are_those_of_the_text(text, genome, name, w):
 	variant = make_variant(text, name)
-	assert check_alleles([variant], genome, in_window=W, out_window=OUT) == [SCORED]
-	placed = place_alleles([variant], genome, in_window=W)
+	assert check_alleles([variant], genome, in_window=w, out_window=OUT) == [SCORED]
+	placed = place_alleles([variant], genome, in_window=w)
 	letters = np.array(list("ACGTN"))
 	found = ["".join(letters[codes]) for codes in (placed.ref_codes[0], placed.alt_codes[0])]
-	assert found == windows(text, variant)
-	assert variant.alt in found[1] and len(found[1]) == W
+	assert found == windows(text, variant, w)
+	assert variant.alt in found[1] and len(found[1]) == w
 
 
+@pytest.mark.parametrize("w", [W, W - 1], ids="w{}".format)
 @pytest.mark.parametrize("both_strands", [False, True], ids=["one strand", "both strands"])
 @pytest.mark.parametrize("groups", [(1,), (2,), (1, 2)], ids=str)
 @pytest.mark.parametrize("name", VARIANTS)
-def test_scores_are_those_of_the_formulas(text, genome, name, groups, both_strands):
+def test_scores_are_those_of_the_formulas(text, genome, name, groups, both_strands, w):
 	model, variant = make_model(groups), make_variant(text, name)
-	scores = score_alleles([model], [variant], genome, in_window=W, reverse_complement_average=both_strands)
-	expected = expected_scores(model, text, variant, both_strands)
+	scores = score_alleles([model], [variant], genome, in_window=w, reverse_complement_average=both_strands)
+	expected = expected_scores(model, text, variant, both_strands, w)
 	assert scores.shape == (1, 1, len(groups), len(SCORES)) and scores.dtype == np.float64
 	np.testing.assert_allclose(scores[0, 0], expected, rtol=1e-4, atol=1e-6)
 	assert (expected[:, 1] > 0).all() and (expected[:, 2] > 1e-4).all() and (abs(expected[:, 0]) > 1e-5).all()
@@ -328,6 +330,16 @@ def test_background(text, genome):
 	for k, name in enumerate(SCORES[:3]):
 		expected = [100 * np.mean(background[:, 0, k] < abs(x)) for x in effects.scores[name][:, 0]]
 		np.testing.assert_allclose(effects.percentiles[name][:, 0], expected)
+
+
+def test_alleles_take_turns_in_the_background(text, genome):
+	alleles = [allele(text, position, 2, "GATT") for position in (90, 120, 150)]
+	found = []
+	for size in (3, 4):
+		drawn = Reservoir(size, 0)
+		drawn.update(alleles)
+		found.append(background_scores([make_model()], drawn, genome, in_window=W)[:, 0, 0])
+	assert np.isin(np.round(found[0], 6), np.round(found[1], 6)).all() and len(found[1]) == 4
 
 
 def test_percentiles():
