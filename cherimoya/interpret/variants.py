@@ -8,6 +8,7 @@ The reference allele is `ref` at the bases [p, p + r), the alternate allele `alt
 Either allele is so in the middle of its window, with flanks of one length to a base.
 """
 
+import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
@@ -101,7 +102,7 @@ class VariantEffects(NamedTuple):
 
 def variant_effects(
 	models: torch.nn.Module | Sequence[torch.nn.Module],
-	variants: "str | Iterable[Allele]",
+	variants: str | os.PathLike | Iterable[Allele],
 	genome: Genome,
 	*,
 	in_window: int = 2114,
@@ -144,7 +145,7 @@ def variant_effects(
 	"""
 	models = [models] if isinstance(models, torch.nn.Module) else list(models)
 	out_window = check_models(models, in_window)
-	alleles = list(VariantFile(variants).alleles() if isinstance(variants, str) else variants)
+	alleles = list(VariantFile(variants).alleles() if isinstance(variants, str | os.PathLike) else variants)
 	status = check_alleles(alleles, genome, in_window=in_window, out_window=out_window)
 	options = {
 		"in_window": in_window,
@@ -274,7 +275,7 @@ def score_alleles(
 	- ``log2fc_counts`` = (x_alt - x_ref) / ln 2, the log2 of (1 + counts) over (1 + counts);
 	- ``jsd_profile`` = H((p_ref + p_alt) / 2) - (H(p_ref) + H(p_alt)) / 2 with H(p) = -sum p ln p, the Jensen-Shannon
 	  divergence in nats, from 0 to ln 2;
-	- ``l1_profile`` = sum |p_alt - p_ref|, from 0 to 2;
+	- ``l1_profile`` = the sum of abs(p_alt - p_ref), from 0 to 2;
 	- ``ref_counts`` = exp(x_ref) - 1 and ``alt_counts`` = exp(x_alt) - 1.
 
 	Where the alleles differ in length, profiles are compared at the positions that both windows have, each scaled to a

@@ -304,6 +304,19 @@ def test_several_models(text, genome):
 	assert all(single.spread is None for single in singles)
 
 
+def test_files(text, genome, tmp_path):
+	"""A file of variants, by its path or its name, is its alleles."""
+	variants = [make_variant(text, name)._replace(name=".") for name in ("SNV", "deletion")]
+	path = tmp_path / "variants.tsv"
+	lines = ["chrom\tpos\tref\talt", *(f"{v.chrom}\t{v.position}\t{v.ref}\t{v.alt}" for v in variants)]
+	path.write_text("\n".join(lines))
+	expected = variant_effects(make_model(), variants, genome, in_window=W)
+	for source in (path, str(path)):
+		found = variant_effects(make_model(), source, genome, in_window=W)
+		assert found.alleles == variants
+		assert all(np.array_equal(found.scores[name], expected.scores[name]) for name in SCORES)
+
+
 def test_controls_are_zeros(text, genome):
 	model, variant = make_model((2,), n_control_tracks=2), make_variant(text, "insertion")
 	scores = score_alleles([model], [variant], genome, in_window=W)
