@@ -19,13 +19,14 @@ import numpy as np
 
 from cherimoya.io._workers import n_cores, spread
 from cherimoya.io.genome import Genome
-from cherimoya.io.tracks import Tracks, cut, group_totals, stretches
+from cherimoya.io.tracks import LARGEST_GAP, Tracks, cut, group_totals, stretches
 
 DTYPES = (np.uint8, np.int16, np.float16, np.float32)
 """What values are kept as: the first of these that is exact for all values of an array."""
 
 _CHUNK = 1 << 24  # bytes of a chunk, as float32
-_WORTH_A_PROCESS = 1 << 28  # bytes of windows that pay for starting one
+#: Seconds per base, about, of sequence and of a bigWig, and per byte of windows; a process pays off from so many.
+_SEQUENCE_COST, _TRACK_COST, _WINDOW_COST, _WORTH_A_PROCESS = 1.5e-9, 1.5e-9, 2e-10, 0.4
 _SAMPLED = 64
 _WRITERS = 4
 
@@ -115,7 +116,16 @@ class Request:
 
 	def default_workers(self) -> int:
 		"""A process a core, but no more than pay for their start."""
-		return max(1, min(n_cores(), self.n_bytes() // _WORTH_A_PROCESS))
+		n_tracks = sum(0 if tracks is None else len(tracks.paths) for tracks in (self.tracks, self.controls))
+		seconds = self._bases_read() * (_SEQUENCE_COST + n_tracks * _TRACK_COST) + self.n_bytes() * _WINDOW_COST
+		return max(1, min(n_cores(), int(seconds / _WORTH_A_PROCESS)))
+
+	def _bases_read(self) -> int:
+		"""About how many bases the files are read over: the windows, and the gaps that are read over."""
+		most, total = self.shapes.codes[1] + LARGEST_GAP, 0
+		for chrom in set(self.chroms.tolist()):
+			total += most + int(np.minimum(np.diff(np.sort(self.mids[self.chroms == chrom])), most).sum())
+		return total
 
 
 def smallest_exact(values: np.ndarray) -> np.ndarray:

@@ -111,7 +111,6 @@ def load(
 	InputError
 		The windows take more than the machine has, or the cache cannot be used.
 	"""
-	workers = request.default_workers() if workers is None else workers
 	folder = _folder(cache, request.n_bytes())
 	content = None if folder is None else request.content()
 	say = progress or (lambda line: None)
@@ -136,7 +135,7 @@ def _from_memory(
 	request: Request,
 	choose: Callable[[np.ndarray | None], np.ndarray],
 	*,
-	workers: int,
+	workers: int | None,
 	bar: bool,
 	say: Callable[[str], None],
 ) -> tuple[Arrays, np.ndarray | None]:
@@ -150,7 +149,7 @@ def _from_memory(
 			"folder with room in cache, from which they are used without being in memory at once, or use fewer loci, "
 			"fewer tracks or a smaller max_jitter"
 		)
-	arrays, totals = into_memory(request, workers=workers, bar=bar)
+	arrays, totals = into_memory(request, workers=_workers(request, workers), bar=bar)
 	kept = choose(totals)
 	return Arrays(*(keep(array, kept) for array in arrays)), totals
 
@@ -161,7 +160,7 @@ def _from_cache(
 	choose: Callable[[np.ndarray | None], np.ndarray],
 	content: list,
 	*,
-	workers: int,
+	workers: int | None,
 	bar: bool,
 	say: Callable[[str], None],
 ) -> tuple[Arrays, np.ndarray | None]:
@@ -176,7 +175,7 @@ def _make(
 	choose: Callable[[np.ndarray | None], np.ndarray],
 	folder: Path,
 	*,
-	workers: int,
+	workers: int | None,
 	bar: bool,
 	say: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -192,7 +191,7 @@ def _make(
 			"folder in cache, or use fewer loci, fewer tracks or a smaller max_jitter"
 		)
 	say(f"the windows of {len(request):,} loci take at most {_size(needed)} of disk in {folder.parent}")
-	dtypes = into_files(request, folder, choose, workers=workers, bar=bar)
+	dtypes = into_files(request, folder, choose, workers=_workers(request, workers), bar=bar)
 	request.content()  # InputError, and no entry, if an input was changed while it was read
 	tracks = [None if t is None else list(t.paths) for t in (request.tracks, request.controls)]
 	return {
@@ -205,6 +204,11 @@ def _make(
 		"controls": tracks[1],
 		"dtypes": dtypes,
 	}
+
+
+def _workers(request: Request, workers: int | None) -> int:
+	"""How many processes read: as many as asked for, or as pay off."""
+	return request.default_workers() if workers is None else workers
 
 
 def _size(n_bytes: float) -> str:

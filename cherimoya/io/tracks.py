@@ -24,7 +24,9 @@ Signals = str | os.PathLike | Sequence["str | os.PathLike | Sequence[str | os.Pa
 _BIGWIG_MAGIC = 0x888FFC26
 _BIGBED_MAGIC = 0x8789F2EB
 _INDEX_MAGIC = 0x2468ACE0
-_LARGEST_GAP, _LONGEST_STRETCH = 32_768, 1 << 20
+LARGEST_GAP = 32_768
+"""Bases between windows that are read over."""
+_LONGEST_STRETCH = 1 << 20
 
 
 def parse_groups(signals: Signals) -> tuple[list[str], tuple[int, ...]]:
@@ -215,7 +217,8 @@ class Tracks:
 
 	def _check_places(self, t: int, chroms: np.ndarray, starts: np.ndarray, width: int) -> None:
 		"""Raise InputError for the first window that the file's chromosomes do not hold."""
-		sizes = np.array([self._sizes[t].get(chrom, -1) for chrom in chroms], dtype=np.int64)
+		known = {chrom: self._sizes[t].get(chrom, -1) for chrom in set(chroms.tolist())}
+		sizes = np.array([known[chrom] for chrom in chroms] if len(known) > 1 else [*known.values()] * len(chroms))
 		outside = np.flatnonzero((starts < 0) | (starts + width > sizes))
 		if len(outside):
 			i = outside[0]
@@ -270,7 +273,7 @@ def stretches(chroms: np.ndarray, starts: np.ndarray, width: int) -> Iterator[np
 	if not len(starts):
 		return
 	order = np.lexsort((starts, np.unique(chroms.astype(str), return_inverse=True)[1]))
-	new = (chroms[order][1:] != chroms[order][:-1]) | (np.diff(starts[order]) > width + _LARGEST_GAP)
+	new = (chroms[order][1:] != chroms[order][:-1]) | (np.diff(starts[order]) > width + LARGEST_GAP)
 	for rows in np.split(order, np.flatnonzero(new) + 1):
 		pieces = (starts[rows] - starts[rows[0]]) // _LONGEST_STRETCH
 		yield from np.split(rows, np.flatnonzero(np.diff(pieces)) + 1)
