@@ -102,7 +102,73 @@ def benchmarks(results: Path = RESULTS) -> str:
 			f"Resident memory at its largest: {memory}. Loss and gradients agree within a relative error of "
 			f"{record['relative_error']:.0e}.\n"
 		)
+	parts += [section for section in (_loading(results), _negatives(results), _accuracy(results)) if section]
 	return "\n".join(parts) or "No results are there yet.\n"
+
+
+def _loading(results: Path) -> str:
+	"""Loading windows and making batches of them, beside the published package."""
+	record = _measured(results, "loading")
+	if record is None:
+		return ""
+	names = {
+		"ours_cold": "this package, first time",
+		"ours_cached": "this package, from the cache",
+		"peer": "published",
+	}
+	lines = ["| | to the first batch | memory | resident memory |", "|---|---:|---:|---:|"]
+	for key, name in names.items():
+		median = record["median"][key]
+		memory = f"{median['anonymous_mib']:,.0f} MiB | {median['resident_mib']:,.0f} MiB"
+		lines.append(f"| {name} | {median['seconds']:.3g} s | {memory} |")
+	rate, ratios = record["examples_per_second"], record["ratios"]
+	return (
+		f"## Loading\n\n{record['loci']:,} loci of a stranded experiment, jitter 500 bp, a genome of "
+		f"{record['megabases']:,.0f} Mb, without the time to import; memory leaves out files that are mapped.\n\n"
+		+ "\n".join(lines)
+		+ f"\n\nThe first batch is there {ratios['first batch, peer / ours cold']:.1f} times as soon, and from the "
+		f"cache {ratios['first batch, peer / ours cached']:.0f} times. In one process, {rate['ours']:,.0f} examples a "
+		f"second against {rate['peer']:,.0f}, {ratios['examples a second, ours / peer']:.1f} times as many, as one-hot "
+		f"floats in batches of 64; without the thread that makes batches ahead, {rate['ours_no_thread']:,.0f}.\n"
+	)
+
+
+def _negatives(results: Path) -> str:
+	"""Finding background loci, beside the published package."""
+	record = _measured(results, "negatives")
+	if record is None:
+		return ""
+	lines = [
+		"| | this package | published | ratio | memory | distance in GC content |",
+		"|---|---:|---:|---:|---:|---:|",
+	]
+	for name, case in record["cases"].items():
+		ours, peer = case["ours"], case["published"]
+		lines.append(
+			f"| {name} | {ours['seconds']:.2f} s | {peer['seconds']:.2f} s | {peer['seconds'] / ours['seconds']:.2f} "
+			f"| {ours['peak_mb']:,.0f} against {peer['peak_mb']:,.0f} MB | {ours['ks']:.4f} against {peer['ks']:.4f} |"
+		)
+	return (
+		f"## Background loci\n\nThe command `negatives` on {record['megabases']:,.0f} Mb ({record['genome']}), "
+		"start-up included; the distance is that of Kolmogorov and Smirnov between the GC content of loci and background.\n\n"
+		+ "\n".join(lines)
+		+ "\n"
+	)
+
+
+def _accuracy(results: Path) -> str:
+	"""Accuracy of short training runs, beside the published package."""
+	record, table = _measured(results, "accuracy"), results / "accuracy.md"
+	if record is None:
+		return ""
+	size = record["size"]
+	return (
+		f"## Accuracy\n\nBoth packages with their own defaults, but for what is fixed: {size['n_filters']} filters, "
+		f"{size['n_layers']} layers, windows of {size['in_window']} and {size['out_window']} bp, batches of "
+		f"{size['batch_size']}, at least {size['steps']:,} steps; mean ± standard deviation over seeds, best epoch of "
+		"each run. The published package's defaults are meant for 20,000 steps and more, so this says how soon a model "
+		f"is good, not how good it gets.\n\n{table.read_text(encoding='utf-8')}"
+	)
 
 
 def windows_memory(results: Path = RESULTS) -> str:

@@ -144,3 +144,31 @@ def test_the_docs_show_the_numbers_of_the_results(load, tmp_path: Path) -> None:
 	assert "| data | 0.1 s | 0.2 s |  |" in text
 	assert "| step | 1 s | 3 s | 3.00 |" in text
 	assert "ours: 1,000 MB, peer: 2,500 MB" in text
+
+
+def test_the_docs_show_loading_background_and_accuracy(load, tmp_path: Path) -> None:
+	generate, peer, accuracy = load("docs/generate.py"), load("benchmarks/_peer.py"), load("benchmarks/accuracy.py")
+	load_of = {"seconds": 2.0, "resident_mib": 300.0, "anonymous_mib": 200.0}
+	keys = {
+		"first batch, peer / ours cold": 4.0,
+		"first batch, peer / ours cached": 25.0,
+		"examples a second, ours / peer": 3.5,
+	}
+	loading = {"loci": 100_000, "megabases": 300, "ratios": keys}
+	loading["median"] = {"ours_cold": load_of, "ours_cached": load_of, "peer": {**load_of, "seconds": 8.0}}
+	loading["examples_per_second"] = {"ours": 70_000.0, "peer": 20_000.0, "ours_no_thread": 50_000.0}
+	peer.write(tmp_path / "loading.json", loading)
+	side = {"seconds": 1.5, "peak_mb": 60.0, "ks": 0.01}
+	case = {"ours": side, "published": {**side, "seconds": 6.0, "peak_mb": 240.0}}
+	peer.write(tmp_path / "negatives.json", {"megabases": 100, "genome": "made", "cases": {"sequence only": case}})
+	runs = [
+		{"data": "yeast", "package": package, "seed": seed, **{key: {**values, "n": 7} for key in ("valid", "test")}}
+		for package, r in (("ours", 0.5), ("published", 0.4))
+		for seed, values in enumerate({"profile_pearson": r + i / 10, "count_pearson": r} for i in (0, 1))
+	]
+	accuracy.write(runs, accuracy.Size(24, 7, 1346, 1000, 16, 1200), tmp_path / "accuracy.json")
+	text = generate.benchmarks(tmp_path)
+	assert "| published | 8 s | 200 MiB | 300 MiB |" in text
+	assert "4.0 times as soon, and from the cache 25 times" in text
+	assert "| sequence only | 1.50 s | 6.00 s | 4.00 | 60 against 240 MB | 0.0100 against 0.0100 |" in text
+	assert "| yeast | valid (7) | profile_pearson | 0.550 ± 0.071 (2 seeds) | 0.450 ± 0.071 (2 seeds) |" in text
