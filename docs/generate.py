@@ -150,7 +150,8 @@ def _negatives(results: Path) -> str:
 		)
 	return (
 		f"## Background loci\n\nThe command `negatives` on {record['megabases']:,.0f} Mb ({record['genome']}), "
-		"start-up included; the distance is that of Kolmogorov and Smirnov between the GC content of loci and background.\n\n"
+		"start-up included; the distance is that of Kolmogorov and Smirnov between the GC content of loci and "
+		"background.\n\n"
 		+ "\n".join(lines)
 		+ "\n"
 	)
