@@ -27,6 +27,7 @@ _INDEX_MAGIC = 0x2468ACE0
 LARGEST_GAP = 32_768
 """Bases between windows that are read over."""
 _LONGEST_STRETCH = 1 << 20
+_FREE_GAP = 1 << 18  # bases between windows that cost next to nothing, where only blocks with windows are read
 
 
 def parse_groups(signals: Signals) -> tuple[list[str], tuple[int, ...]]:
@@ -194,7 +195,7 @@ class Tracks:
 		starts = np.asarray(starts, dtype=np.int64)
 		chroms = np.asarray(chroms, dtype=object)
 		values = np.empty((len(starts), len(self.paths), width), dtype=np.uint8)
-		pieces = list(stretches(chroms, starts, width))
+		pieces = list(stretches(chroms, starts, width, _FREE_GAP))
 		for t in range(len(self.paths)):
 			self._check_places(t, chroms, starts, width)
 			for rows in pieces:
@@ -233,7 +234,11 @@ class Tracks:
 				return quick.stretch(self._called[t][chrom], starts, width, absolute=self.absolute)
 			except Unusual:
 				pass
-		return self._values(t, chrom, int(starts[0]), int(starts[-1]) + width)
+		values = np.zeros(int(starts[-1] - starts[0]) + width, dtype=np.float32)
+		for group in np.split(starts, np.flatnonzero(np.diff(starts) > width + LARGEST_GAP) + 1):
+			first, last = int(group[0]), int(group[-1]) + width
+			values[first - int(starts[0]) : last - int(starts[0])] = self._values(t, chrom, first, last)
+		return values
 
 	def _values(self, t: int, chrom: str, start: int, end: int) -> np.ndarray:
 		"""The values of one track over one interval, 0 in gaps; absolute ones if asked for."""
@@ -265,15 +270,15 @@ class Tracks:
 		)
 
 
-def stretches(chroms: np.ndarray, starts: np.ndarray, width: int) -> Iterator[np.ndarray]:
-	"""Yield the windows, in groups sorted by start, that are read in one go: close together on one chromosome.
+def stretches(chroms: np.ndarray, starts: np.ndarray, width: int, gap: int = LARGEST_GAP) -> Iterator[np.ndarray]:
+	"""Yield the windows, in groups sorted by start, that are read in one go: at most a gap apart on one chromosome.
 
 	A read costs as much as some 40 kb of values, so it pays to read over small gaps.
 	"""
 	if not len(starts):
 		return
 	order = np.lexsort((starts, np.unique(chroms.astype(str), return_inverse=True)[1]))
-	new = (chroms[order][1:] != chroms[order][:-1]) | (np.diff(starts[order]) > width + LARGEST_GAP)
+	new = (chroms[order][1:] != chroms[order][:-1]) | (np.diff(starts[order]) > width + gap)
 	for rows in np.split(order, np.flatnonzero(new) + 1):
 		pieces = (starts[rows] - starts[rows[0]]) // _LONGEST_STRETCH
 		yield from np.split(rows, np.flatnonzero(np.diff(pieces)) + 1)

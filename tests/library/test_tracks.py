@@ -256,3 +256,18 @@ def test_the_content_key_tells_values_apart_and_remote_files_have_none(tmp_path,
 	tracks = Tracks(bigwig)
 	tracks.paths = ["https://example.org/a.bw"]
 	assert tracks.content_key([chrom]) is None
+
+
+@pytest.mark.parametrize("gap", [0, 60, 10_000])
+@pytest.mark.parametrize("quick", [True, False], ids=["quick", "pyBigWig"])
+def test_windows_do_not_depend_on_what_is_read_at_once(bigwig, values, monkeypatch, gap, quick):
+	for name in ("LARGEST_GAP", "_FREE_GAP"):
+		monkeypatch.setattr(f"cherimoya.io.tracks.{name}", gap)
+	monkeypatch.setattr("cherimoya.io.tracks._LONGEST_STRETCH", 1500)
+	tracks = Tracks(bigwig)
+	if not quick:
+		tracks._quick = [None]
+	starts = np.random.default_rng(5).integers(0, 2900, size=40)
+	found = tracks.small_windows(["chr1"] * 40, starts, 100)
+	assert found.dtype == (np.uint8 if quick else np.float32)
+	assert np.array_equal(found[:, 0], np.stack([values["chr1"][start : start + 100] for start in starts]))
