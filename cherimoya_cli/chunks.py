@@ -15,7 +15,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -436,19 +436,23 @@ def at_work(parts: Parts, shard: Shard, *, merge: bool) -> Iterator[None]:
 	with whole:
 		shared = shard.count > 1 and not merge
 		_lock(whole, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, parts.folder)
-		marker = None
 		try:
-			if shared:
-				marker = parts.mark(shard)
-				with marker.open("a") as own:
-					_lock(own, fcntl.LOCK_EX, parts.folder)
-					yield
-			else:
+			with _marked(parts, shard) if shared else nullcontext():
 				yield
 		finally:
-			if marker is not None and not parts.found():
-				marker.unlink(missing_ok=True)
 			parts.close()
+
+
+@contextmanager
+def _marked(parts: Parts, shard: Shard) -> Iterator[None]:
+	"""Note that a shard is at work, or was; InputError when another process is at work on it."""
+	with parts.mark(shard).open("a") as marker:
+		_lock(marker, fcntl.LOCK_EX, parts.folder)
+		try:
+			yield
+		finally:
+			if not parts.found():
+				Path(marker.name).unlink(missing_ok=True)
 
 
 def _lock(file: Any, kind: int, folder: Path) -> None:

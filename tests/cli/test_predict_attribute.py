@@ -5,6 +5,7 @@ exactly at a forward motif, its second at a reverse one, its block adds nothing,
 """
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -512,6 +513,36 @@ def test_a_failure_while_writing_publishes_nothing_and_keeps_what_was_computed(
 	assert code == 0, err
 	assert "1 of 1 chunks are done" in out
 	assert f"out.{results}.parts" not in leftovers(name) and f"out.{results}.bw" in leftovers(name)
+
+
+@pytest.mark.parametrize("command", ["predict", "attribute"])
+def test_a_signal_while_writing_publishes_nothing(run: Callable, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+	from cherimoya.io import tracks
+	from cherimoya_cli.__main__ import Terminated
+
+	def terminated(*_: Any) -> None:
+		raise Terminated
+
+	monkeypatch.setattr(tracks, "write_bigwig", terminated)
+	code, _, err, name = run(command)
+	assert code == 143 and f"cherimoya {command}: terminated" in err
+	(folder,) = name.parent.iterdir()
+	assert folder.suffix == ".parts" and len(list(folder.glob("*.npz"))) == 1
+	assert not list(folder.glob(".*"))
+
+
+def test_progress_draws_a_bar_on_a_terminal(
+	monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+	from cherimoya_cli import inference
+
+	monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+	progress = inference.Progress("predict")
+	for done in (10, 30, 40):
+		progress(done, 40)
+	captured = capsys.readouterr()
+	assert "100%" in captured.err and "40/40" in captured.err
+	assert captured.out == ""
 
 
 def test_progress_says_how_long_it_takes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
