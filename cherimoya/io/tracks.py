@@ -286,6 +286,7 @@ def stretches(chroms: np.ndarray, starts: np.ndarray, width: int, gap: int = LAR
 
 def cut(values: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:
 	"""values[offset : offset + width] for each offset, none of which may leave the values: shape=(n, width)."""
+	values = np.ascontiguousarray(values)  # a broadcast array is no buffer
 	n, step = len(values) - width + 1, values.strides[0]
 	return np.ndarray((n, width), values.dtype, buffer=values, strides=(step, step))[offsets]
 
