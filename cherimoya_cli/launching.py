@@ -34,6 +34,9 @@ POLL_SECONDS = 0.05
 LEAVE_SECONDS = GRACE_SECONDS + LAST_SECONDS + 3.0
 """How long ranks may take to end once they were asked to, or another has ended."""
 
+SPEAK_SECONDS = 1.0
+"""How long the first rank has to tell an error before another ends, at which torchrun ends them all."""
+
 _TAIL_LINES = 40
 _STOPPED = (130, 143)
 
@@ -366,5 +369,7 @@ def as_rank(work: "Callable[[Ranks], Callable[[], int] | None]") -> int:
 	except CherimoyaError as error:
 		if rank == "0" or not getattr(error, "on_all_ranks", False):
 			raise
+		if not is_launched():
+			time.sleep(SPEAK_SECONDS)
 		return error.exit_code
 	return 0 if rest is None else rest()
