@@ -191,7 +191,6 @@ class Parts:
 		text = json.dumps([FORMAT, self.identity], sort_keys=True)
 		self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
 		self.environment = {"device": device.type, "threads": torch.get_num_threads()}
-		self.done = False
 
 	def found(self) -> list[Part]:
 		"""The parts that are there, by their rows."""

@@ -151,9 +151,7 @@ def _negatives(results: Path) -> str:
 	return (
 		f"## Background loci\n\nThe command `negatives` on {record['megabases']:,.0f} Mb ({record['genome']}), "
 		"start-up included; the distance is that of Kolmogorov and Smirnov between the GC content of loci and "
-		"background.\n\n"
-		+ "\n".join(lines)
-		+ "\n"
+		"background.\n\n" + "\n".join(lines) + "\n"
 	)
 
 
@@ -187,6 +185,23 @@ def windows_memory(results: Path = RESULTS) -> str:
 		f"{record['loci']:,} loci of {record['tracks']} tracks, {record['cores']} cores; the arrays take "
 		f"{cold['array_bytes'] / 1e9:.1f} GB as {cold['signals']}, and would take {cold['float32_bytes'] / 1e9:.1f} GB "
 		"as float32. Memory-mapped files are not in these numbers.\n\n" + "\n".join(lines) + "\n"
+	)
+
+
+def chunks_memory(results: Path = RESULTS) -> str:
+	"""The table of the memory that predict and attribute take for few and for many loci."""
+	record = _measured(results, "chunks_memory")
+	if record is None:
+		return "No results are there yet.\n"
+	lines = ["| command | loci | memory of all processes | results on the disk |", "|---|---:|---:|---:|"]
+	for found in record["runs"]:
+		sizes = [f"{found[key] / 1e6:,.0f} MB" for key in ("anonymous", "result_bytes")]
+		lines.append(f"| `{found['command']}` | {found['loci']:,} | {' | '.join(sizes)} |")
+	widths, killed, table = record["widths"], record["killed"], "\n".join(lines)
+	return (
+		f"A very small model with windows of {widths['in_window']:,} and {widths['out_window']:,} bp; memory-mapped "
+		f"files are not in these numbers.\n\n{table}\n\n`predict` on all of these loci, killed when "
+		f"{killed['kept']} of {killed['chunks']} chunks were finished and started again, gave the same bits.\n"
 	)
 
 
@@ -253,6 +268,7 @@ def write(app: Any = None) -> None:
 	(FOLDER / "ctcf_motif.inc.md").write_text(ctcf_motif(), encoding="utf-8")
 	(FOLDER / "settings.inc.md").write_text(settings(), encoding="utf-8")
 	(FOLDER / "windows_memory.inc.md").write_text(windows_memory(), encoding="utf-8")
+	(FOLDER / "chunks_memory.inc.md").write_text(chunks_memory(), encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:

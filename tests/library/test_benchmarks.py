@@ -1,6 +1,7 @@
 """The benchmarks beside the published package: taking turns, our side of each, and the docs' tables of results."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -172,3 +173,17 @@ def test_the_docs_show_loading_background_and_accuracy(load, tmp_path: Path) -> 
 	assert "4.0 times as soon, and from the cache 25 times" in text
 	assert "| sequence only | 1.50 s | 6.00 s | 4.00 | 60 against 240 MB | 0.0100 against 0.0100 |" in text
 	assert "| yeast | valid (7) | profile_pearson | 0.550 ± 0.071 (2 seeds) | 0.450 ± 0.071 (2 seeds) |" in text
+
+
+def test_the_table_of_chunks_shows_what_was_measured(load, tmp_path: Path) -> None:
+	generate = load("docs/generate.py")
+	assert generate.chunks_memory(tmp_path) == "No results are there yet.\n"
+	record = {
+		"runs": [{"command": "predict", "loci": 8_000, "seconds": 1, "anonymous": 211_000_000, "result_bytes": 14e6}],
+		"killed": {"kept": 4, "chunks": 8},
+		"widths": {"in_window": 500, "out_window": 400},
+	}
+	(tmp_path / "chunks_memory.json").write_text(json.dumps(record))
+	text = generate.chunks_memory(tmp_path)
+	assert "| `predict` | 8,000 | 211 MB | 14 MB |" in text
+	assert "4 of 8 chunks were finished" in text
