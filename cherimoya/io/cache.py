@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,14 +33,15 @@ import numpy as np
 from cherimoya.errors import InputError
 from cherimoya.io._files import cache_folder
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout, and of what the arrays of a key hold; entries of other versions are never opened."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The errors of a disk, quota or largest file that is full."""
 
 _MANIFEST, _USED = "manifest.json", "used"
-_BLOCK = 1 << 24  # bytes a checksum is of
-_PIECE = 1 << 20  # bytes read at a time, which stay in a core's own cache
+_BLOCK = 1 << 24  # bytes that a thread reads
+_PIECE = 1 << 20  # bytes that a checksum is of, which stay in a core's own cache
+_COLUMNS = 256
 _THREADS = 4
 _HELD: dict[Path, tuple[int, tuple]] = {}  # entries open in this process: the lock's descriptor, and what was checked
 
@@ -287,21 +289,32 @@ def _read_manifest(place: Path) -> dict[str, Any] | None:
 
 
 def _summary(path: Path) -> dict[str, Any]:
-	"""The size of a file, and the CRC-32 of each of its blocks."""
+	"""The size of a file, and a checksum of each of its pieces: the CRC-32 of the sums of every 256th 64-bit word.
+
+	The sums pass over the bytes as fast as memory gives them, several times as fast as a CRC of all would. One changed
+	word always shows; several are missed only where they cancel out in a sum, so in 256ths of a piece of 1 MiB.
+	"""
 	size = path.stat().st_size
 	file = os.open(path, os.O_RDONLY)
 
-	def block(offset: int) -> int:
-		piece, checksum, end = memoryview(bytearray(_PIECE)), 0, min(offset + _BLOCK, size)
-		while offset < end and (n := os.preadv(file, [piece[: end - offset]], offset)):
-			checksum, offset = zlib.crc32(piece[:n], checksum), offset + n
-		return checksum
+	def block(offset: int) -> list[int]:
+		piece = np.empty(_PIECE, dtype=np.uint8)
+		words = piece.view(np.uint64).reshape(-1, _COLUMNS)
+		checksums = []
+		for start in range(offset, min(offset + _BLOCK, size), _PIECE):
+			n = 0
+			while n < _PIECE and (more := os.preadv(file, [memoryview(piece)[n:]], start + n)):
+				n += more
+			piece[n:] = 0
+			checksums.append(zlib.crc32(np.add.reduce(words, axis=0)))
+		return checksums
 
 	try:
 		with ThreadPoolExecutor(_THREADS) as pool:  # reading and summing let go of the interpreter's lock
-			return {"size": size, "crc32": list(pool.map(block, range(0, size, _BLOCK)))}
+			checksums = list(chain.from_iterable(pool.map(block, range(0, size, _BLOCK))))
 	finally:
 		os.close(file)
+	return {"size": size, "checksums": checksums}
 
 
 def _compare(place: Path, files: Mapping[str, Mapping[str, Any]]) -> str:

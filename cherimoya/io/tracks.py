@@ -10,6 +10,7 @@ The layout of bigWig files: Kent et al. 2010, Bioinformatics 26(17), 2204-2207, 
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from cherimoya.errors import InputError, join_problems
 from cherimoya.io._bigwig import BigWig, Unusual
 from cherimoya.io._files import check_exists, check_state, content_key, file_state, is_remote, replacing
+from cherimoya.io._workers import n_cores
 from cherimoya.io.names import ChromNames
 
 Signals = str | os.PathLike | Sequence["str | os.PathLike | Sequence[str | os.PathLike]"]
@@ -137,7 +139,8 @@ class Tracks:
 		"""
 		for path, state in zip(self.paths, self._states, strict=True):
 			check_state(path, state)
-		files = [content_key(path) for path in self.paths]
+		with ThreadPoolExecutor(min(len(self.paths), n_cores())) as pool:  # hashing lets go of the interpreter's lock
+			files = list(pool.map(content_key, self.paths))
 		called = [[names[chrom] for chrom in sorted(chroms)] for names in self._called]
 		return None if None in files else [files, called, self.absolute]
 

@@ -347,6 +347,14 @@ def _quietly_flip(place, name, at):
 	os.utime(place / name, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+def _zero(place, name):
+	"""A stretch that was never written, as a disk that was pulled out leaves it."""
+	data = bytearray((place / name).read_bytes())
+	assert any(data[256:512])
+	data[256:512] = bytes(256)
+	(place / name).write_bytes(bytes(data))
+
+
 def _truncate(place, name):
 	os.truncate(place / name, (place / name).stat().st_size - 1)
 
@@ -354,13 +362,15 @@ def _truncate(place, name):
 def _edit_manifest(place):
 	path = place / "manifest.json"
 	manifest = json.loads(path.read_text())
-	manifest["files"]["codes.npy"]["crc32"][0] ^= 1
+	manifest["files"]["codes.npy"]["checksums"][0] ^= 1
 	path.write_text(json.dumps(manifest))
 
 
 BREAKS = {
 	"flipped bit": (lambda place: _flip(place, "signals.npy", -1), "checksum"),
 	"quietly flipped bit": (lambda place: _quietly_flip(place, "codes.npy", 300), "checksum"),
+	"zeroed stretch": (lambda place: _zero(place, "codes.npy"), "checksum"),
+	"two flipped bits": (lambda place: [_flip(place, "codes.npy", at) for at in (300, 308)], "checksum"),
 	"broken header": (lambda place: _flip(place, "controls.npy", 20), "checksum"),
 	"truncated": (lambda place: _truncate(place, "signals.npy"), "bytes instead of"),
 	"longer": (lambda place: os.truncate(place / "totals.npy", 10**6), "bytes instead of"),
