@@ -152,3 +152,37 @@ def tiny_genome(tmp_path_factory: pytest.TempPathFactory) -> TinyGenome:
 		motif=motif,
 		summits=summits,
 	)
+
+
+@pytest.fixture
+def one_torch_thread():
+	"""One thread for small models, which gain nothing from more."""
+	torch = pytest.importorskip("torch")
+	before = torch.get_num_threads()
+	torch.set_num_threads(1)
+	yield
+	torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def short_fit(tiny_genome):
+	"""Settings of ``fit`` for a small model of the unstranded track, to which tests add epochs and batches."""
+	return {
+		"sequences": str(tiny_genome.fasta),
+		"loci": [str(tiny_genome.peaks)],
+		"negatives": [str(tiny_genome.negatives)],
+		"signals": [str(tiny_genome.signal)],
+		"in_window": 166,
+		"out_window": 60,
+		"training_chroms": ["chr1"],
+		"validation_chroms": ["chr2"],
+		"test_chroms": None,
+		"n_filters": 4,
+		"n_layers": 2,
+		"n_warmup_epochs": 1,
+		"max_jitter": 10,
+		"negative_ratio": 0.25,
+		"num_workers": 0,
+		"device": "cpu",
+		"random_state": 3,
+	}

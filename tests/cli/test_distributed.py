@@ -25,43 +25,17 @@ FIT = [sys.executable, "-m", "cherimoya_cli", "fit"]
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch):
-	"""The models are too small to gain from more; several processes, and none of an outer run."""
+def by_itself(one_torch_thread, monkeypatch):
+	"""One thread, in the processes that a test starts too, and nothing of an outer run of several processes."""
 	monkeypatch.setenv("OMP_NUM_THREADS", "1")
 	for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
 		monkeypatch.delenv(key, raising=False)
-	before = torch.get_num_threads()
-	torch.set_num_threads(1)
-	yield
-	torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
-def settings(tiny_genome):
+def settings(short_fit):
 	"""Settings of a short run; the last batch of an epoch has 2 examples, fewer than three ranks."""
-	return {
-		"sequences": str(tiny_genome.fasta),
-		"loci": [str(tiny_genome.peaks)],
-		"negatives": [str(tiny_genome.negatives)],
-		"signals": [str(tiny_genome.signal)],
-		"in_window": IN,
-		"out_window": OUT,
-		"training_chroms": ["chr1"],
-		"validation_chroms": ["chr2"],
-		"test_chroms": None,
-		"n_filters": 4,
-		"n_layers": 2,
-		"max_epochs": EPOCHS,
-		"early_stopping": None,
-		"n_warmup_epochs": 1,
-		"batch_size": 23,
-		"max_jitter": 10,
-		"negative_ratio": 0.25,
-		"num_workers": 0,
-		"device": "cpu",
-		"random_state": 3,
-		"evaluate": False,
-	}
+	return {**short_fit, "max_epochs": EPOCHS, "early_stopping": None, "batch_size": 23, "evaluate": False}
 
 
 def _write(folder, settings, **changes):

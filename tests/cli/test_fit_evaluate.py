@@ -13,46 +13,19 @@ pytest.importorskip("pyBigWig")
 from cherimoya import Cherimoya
 from cherimoya_cli.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 IN, OUT = 166, 60
 PROFILE = ["profile_mnll", "profile_jsd", "profile_pearson", "profile_spearman"]
 COUNTS = ["count_pearson", "count_spearman", "count_mse"]
 ALL = ["all_count_pearson", "all_count_spearman", "all_count_mse", "auroc", "auprc"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-	"""The models are too small to gain from more."""
-	before = torch.get_num_threads()
-	torch.set_num_threads(1)
-	yield
-	torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def settings(tiny_genome):
+def settings(short_fit, tiny_genome):
 	"""Settings of a short run on the stranded and the unstranded track, with a control."""
-	return {
-		"sequences": str(tiny_genome.fasta),
-		"loci": [str(tiny_genome.peaks)],
-		"negatives": [str(tiny_genome.negatives)],
-		"signals": [str(tiny_genome.signal), [str(tiny_genome.plus), str(tiny_genome.minus)]],
-		"controls": [str(tiny_genome.control)],
-		"in_window": IN,
-		"out_window": OUT,
-		"training_chroms": ["chr1"],
-		"validation_chroms": ["chr2"],
-		"test_chroms": ["chr3"],
-		"n_filters": 4,
-		"n_layers": 2,
-		"max_epochs": 2,
-		"n_warmup_epochs": 1,
-		"batch_size": 16,
-		"max_jitter": 10,
-		"negative_ratio": 0.25,
-		"num_workers": 0,
-		"device": "cpu",
-		"random_state": 3,
-	}
+	signals = [str(tiny_genome.signal), [str(tiny_genome.plus), str(tiny_genome.minus)]]
+	tracks = {"signals": signals, "controls": [str(tiny_genome.control)]}
+	return {**short_fit, **tracks, "test_chroms": ["chr3"], "max_epochs": 2, "batch_size": 16}
 
 
 def _run(command, folder, settings, **changes):

@@ -18,45 +18,15 @@ from cherimoya import Cherimoya
 from cherimoya_cli.__main__ import main
 from cherimoya_cli.stopping import OutOfTime, stop_on_signals
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 IN, OUT = 166, 60
 EPOCHS = 15
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-	"""The models are too small to gain from more."""
-	before = torch.get_num_threads()
-	torch.set_num_threads(1)
-	yield
-	torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def settings(tiny_genome):
+def settings(short_fit):
 	"""Settings of a run of many short epochs."""
-	return {
-		"sequences": str(tiny_genome.fasta),
-		"loci": [str(tiny_genome.peaks)],
-		"negatives": [str(tiny_genome.negatives)],
-		"signals": [str(tiny_genome.signal)],
-		"in_window": IN,
-		"out_window": OUT,
-		"training_chroms": ["chr1"],
-		"validation_chroms": ["chr2"],
-		"test_chroms": None,
-		"n_filters": 4,
-		"n_layers": 2,
-		"max_epochs": EPOCHS,
-		"early_stopping": None,
-		"n_warmup_epochs": 1,
-		"batch_size": 8,
-		"max_jitter": 10,
-		"negative_ratio": 0.25,
-		"num_workers": 0,
-		"device": "cpu",
-		"random_state": 3,
-		"evaluate": False,
-	}
+	return {**short_fit, "max_epochs": EPOCHS, "early_stopping": None, "batch_size": 8, "evaluate": False}
 
 
 def _write(folder, settings, **changes):
