@@ -176,7 +176,7 @@ def PeakGenerator(
 
 
 class _Loader(torch.utils.data.DataLoader):
-	"""A DataLoader whose batches are compact on their way between processes and threads, and encoded at its end."""
+	"""A DataLoader whose batches are compact on their way between processes, and encoded where they are used."""
 
 	def __init__(
 		self,
@@ -203,8 +203,11 @@ class _Loader(torch.utils.data.DataLoader):
 		self._n_ahead = 0 if num_workers else n_ahead
 
 	def __iter__(self) -> Iterator[CompactBatch | tuple[torch.Tensor, ...]]:
-		for batch in prefetch(self._batches(), self._n_ahead):
-			yield batch.encode() if isinstance(batch, CompactBatch) and not self.compact else batch
+		return prefetch(map(self._finished, self._batches()), self._n_ahead)
+
+	def _finished(self, batch: CompactBatch | tuple[torch.Tensor, ...]) -> CompactBatch | tuple[torch.Tensor, ...]:
+		"""A batch as it is yielded."""
+		return batch.encode() if isinstance(batch, CompactBatch) and not self.compact else batch
 
 	def _batches(self) -> Iterator[CompactBatch | tuple[torch.Tensor, ...]]:
 		"""The batches as they are made; those of this process go around the loader, which takes a while for each."""
