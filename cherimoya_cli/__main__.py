@@ -180,10 +180,16 @@ def run() -> NoReturn:
 		sys.stdout.flush()
 	except BrokenPipeError:
 		os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-	if code in (INTERRUPTED, TERMINATED):
+	if code in (INTERRUPTED, TERMINATED) or _was_rank():
 		sys.stderr.flush()
 		stopping.leave_at_once(code)
 	sys.exit(code)
+
+
+def _was_rank() -> bool:
+	"""Whether this process was one of several: gloo's threads may abort it while the interpreter takes itself apart."""
+	distributed = sys.modules.get("cherimoya.training.distributed")
+	return distributed is not None and distributed.is_rank()
 
 
 if __name__ == "__main__":
