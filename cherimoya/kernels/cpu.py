@@ -37,13 +37,18 @@ def _chunks(shape: torch.Size) -> tuple[int, Iterator[slice]]:
 	return size, (slice(i, min(i + size, n)) for i in range(0, n, size))
 
 
+def _strip_rows(n: int, keep: tuple[int, int], hidden: int) -> int:
+	"""The most rows of a strip of n examples or fewer."""
+	return min(n * (keep[1] - keep[0]), max(1, _STRIP_VALUES * torch.get_num_threads() // hidden))
+
+
 def _strips(n: int, length: int, keep: tuple[int, int], hidden: int) -> Iterator[tuple[slice, slice]]:
 	"""The rows that go through the perceptron together: among all positions of n examples, and among kept ones."""
 	start, stop = keep
 	whole = stop - start == length
 	count = n * length if whole else stop - start
-	pieces = max(1, -(-count * hidden // (_STRIP_VALUES * torch.get_num_threads())))
-	size = max(1, -(-count // pieces))
+	pieces = -(-count // max(1, _strip_rows(n, keep, hidden)))  # of about one size, none above the most
+	size = -(-count // max(1, pieces)) or 1
 	for i in range(1 if whole else n):
 		before, before_kept = i * length + start, i * count
 		for first in range(0, count, size):
@@ -179,14 +184,13 @@ def block_forward(
 	keep = keep or (0, length)
 	size, chunks = _chunks(x.shape)
 	z = torch.empty(size, length, channels, dtype=x.dtype)
-	strips = list(_strips(size, length, keep, hidden))
-	h, t = torch.empty(2, max((rows.stop - rows.start for rows, _ in strips), default=0), hidden, dtype=x.dtype)
+	h, t = torch.empty(2, _strip_rows(size, keep, hidden), hidden, dtype=x.dtype)
 	up, down = (weight1 * LAMBDA).t(), (weight2 * (residual_scale / (2 * LAMBDA))).t()  # (C, H), (H, C)
 	for chunk in chunks:
 		xi = x[chunk]
 		y, _, _ = _norm(_conv(xi, conv_weight, dilation, z[: len(xi)]), eps)
 		xf, yf, of = xi.reshape(-1, channels), y.view(-1, channels), out[chunk].view(-1, channels)  # (n * L, C)
-		for rows, kept in strips if len(xi) == size else _strips(len(xi), length, keep, hidden):
+		for rows, kept in _strips(len(xi), length, keep, hidden):
 			n = rows.stop - rows.start
 			p = torch.mm(yf[rows], up, out=h[:n])  # (rows, C) -> (rows, H)
 			torch.addmm(xf[rows], gelu_(p, t[:n]), down, out=of[kept])  # -> (rows, C)
@@ -226,7 +230,7 @@ class Block(torch.autograd.Function):
 		_, length, channels = x.shape
 		size, chunks = _chunks(x.shape)
 		z, dy = torch.empty(2, size, length, channels, dtype=x.dtype)
-		perceptron = _PerceptronGradients(weight1, weight2, residual_scale, needed, size, length, keep)
+		perceptron = _PerceptronGradients(weight1, weight2, residual_scale, needed, size, keep)
 		flipped = conv_weight.flip(0)
 		dx = torch.empty(x.shape, dtype=x.dtype) if need_x else None
 		dw = _TapGradients(size, length, channels, dilation, x.dtype) if need_conv else None
@@ -259,7 +263,6 @@ class _PerceptronGradients:
 		residual_scale: float,
 		needed: tuple[bool, ...],
 		size: int,
-		length: int,
 		keep: tuple[int, int],
 	) -> None:
 		need_x, need_conv, need1, need2 = needed
@@ -269,8 +272,7 @@ class _PerceptronGradients:
 		self.scale = residual_scale / (2 * LAMBDA)
 		self.up, self.down = weight1 * LAMBDA, weight2 * self.scale  # (H, C), (C, H)
 		self.keep = keep
-		rows = max((rows.stop - rows.start for rows, _ in _strips(size, length, keep, len(weight1))), default=0)
-		self.memory = torch.empty(4, rows, len(weight1), dtype=weight1.dtype)
+		self.memory = torch.empty(4, _strip_rows(size, keep, len(weight1)), len(weight1), dtype=weight1.dtype)
 
 	def add(self, y: torch.Tensor, g: torch.Tensor, dy: torch.Tensor) -> None:
 		"""Sum a chunk's gradients, y and dy of shape (n, L, C), g at the kept positions; dy is overwritten."""

@@ -97,6 +97,39 @@ def test_block_matches_float64(shape, chunking, nan_memory):
 	)
 
 
+@pytest.mark.parametrize("keep", [None, (1, 7)], ids=["whole", "window"])
+def test_a_last_chunk_whose_strips_are_longer(keep, nan_memory, monkeypatch):
+	"""Three examples make two strips of 12 rows, and the two of the last chunk one of 16."""
+	threads = torch.get_num_threads()
+	monkeypatch.setattr(cpu, "_CHUNK_VALUES", 3 * 8 * 4)
+	monkeypatch.setattr(cpu, "_STRIP_VALUES", 16 * 8 // threads)
+	window = slice(*keep) if keep else slice(None)
+	inputs = _inputs((5, 8, 4, 2), torch.float32)
+	_compare(
+		(5, 8, 4, 2),
+		torch.float32,
+		lambda *a: cpu.Block.apply(*a, 2, SCALE, EPS, keep),
+		lambda *a: reference.block(*a, 2, SCALE)[:, window],
+		inputs,
+		1e-5,
+	)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 40, 10**6])
+@pytest.mark.parametrize(("length", "keep"), [(1, (0, 1)), (9, (0, 9)), (9, (2, 7)), (9, (4, 4))])
+def test_strips_cover_the_rows_once_and_none_is_above_the_most(length, keep, limit, monkeypatch):
+	monkeypatch.setattr(cpu, "_STRIP_VALUES", limit)
+	for size in range(1, 8):
+		most = cpu._strip_rows(size, keep, 3)
+		for n in range(1, size + 1):
+			strips = list(cpu._strips(n, length, keep, 3))
+			rows = [i for among_all, _ in strips for i in range(among_all.start, among_all.stop)]
+			kept = [i for _, among_kept in strips for i in range(among_kept.start, among_kept.stop)]
+			assert rows == [e * length + i for e in range(n) for i in range(*keep)]
+			assert kept == list(range(len(rows)))
+			assert all(among_all.stop - among_all.start <= most for among_all, _ in strips)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_block_without_gradients_is_the_same_in_place_and_out_of_place(shape, chunking, nan_memory):
 	x, *weights = (t.detach() for t in _inputs(shape, torch.float32))
