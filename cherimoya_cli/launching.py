@@ -244,11 +244,11 @@ def _start(arguments: Sequence[str], number: int, device: str, size: int, folder
 
 def _environment(number: int, size: int, folder: str) -> dict[str, str]:
 	"""The variables of a rank; torch's names, and a file in place of an address and port."""
+	from cherimoya.io._workers import n_cores
 	from cherimoya.training.distributed import RENDEZVOUS
 
-	cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 	environment = {
-		"OMP_NUM_THREADS": str(max(1, cores // size)),
+		"OMP_NUM_THREADS": str(max(1, n_cores() // size)),
 		"GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
 		**os.environ,
 		"RANK": str(number),
