@@ -14,7 +14,6 @@ from cherimoya_cli.settings import (
 	FOLLOWED,
 	FOLLOWERS,
 	KNOWN,
-	LATER,
 	SECTIONS,
 	SETTINGS,
 	SPLIT_LOCI,
@@ -329,13 +328,11 @@ def _check_keys(raw: Raw, command: str, problems: Problems) -> list[str]:
 	def check(key: str, value: Any, dotted: str, section: str) -> None:
 		if key in UNUSED:
 			unused.setdefault(UNUSED[key], []).append(dotted)
-		elif key not in KNOWN and not (not section and key in LATER):
-			pool = KNOWN if section else KNOWN | LATER.keys()
-			problems.add(dotted, f"unknown key '{dotted}'{nearest(key, pool) or '; remove it'}")
+		elif key not in KNOWN:
+			problems.add(dotted, f"unknown key '{dotted}'{nearest(key, KNOWN) or '; remove it'}")
 		elif section and key in SECTIONS:
 			problems.add(dotted, f"{dotted}: a section cannot hold a section; move it to the top level")
 
-	later = []
 	for key, value in raw.content.items():
 		if key in SECTIONS:
 			if value is None:
@@ -348,15 +345,8 @@ def _check_keys(raw: Raw, command: str, problems: Problems) -> list[str]:
 				check(inner, inner_value, f"{key}.{inner}", key)
 				if inner in KNOWN and inner not in SECTIONS and inner_value is not None and command == "pipeline":
 					_notice_unread(step, model, key, inner, notices)
-		elif key in LATER:
-			if value is not None:
-				later.append(LATER[key])
 		else:
 			check(key, value, key, "")
-	if raw.content.get("motifs") is not None:
-		later.append("steps that read motifs")
-	if later and command == "pipeline":
-		notices["later"] = f"these steps do not exist yet, and their settings are passed over: {', '.join(later)}"
 	return [f"{', '.join(keys)}: not used here; {reason}" for reason, keys in unused.items()] + list(notices.values())
 
 

@@ -27,6 +27,11 @@ def _as_list(value: Any) -> Any:
 	return [value] if isinstance(value, str) else value
 
 
+def _all_jobs(value: Any) -> Any:
+	"""None for -1, with which other programs ask for all cores."""
+	return None if value == -1 and not isinstance(value, bool) else value
+
+
 _TEXTS = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 Files = Annotated[
 	list[str], BeforeValidator(_as_list), Field(min_length=1), WithJsonSchema({"anyOf": [{"type": "string"}, _TEXTS]})
@@ -62,6 +67,10 @@ PerGroup = One | list[One]
 """A value for all groups of reads, or a list with one for each."""
 
 Places = Annotated[
+	list[str], BeforeValidator(_as_list), WithJsonSchema({"anyOf": [{"type": "string"}, {**_TEXTS, "minItems": 0}]})
+]
+
+StepNames = Annotated[
 	list[str], BeforeValidator(_as_list), WithJsonSchema({"anyOf": [{"type": "string"}, {**_TEXTS, "minItems": 0}]})
 ]
 
@@ -505,25 +514,124 @@ class AttributionKeys(BaseModel):
 		description="Keep this many loci, those with the most reads first; null: all.",
 		json_schema_extra={"unit": "loci"},
 	)
+
+
+class AttributionFileKeys(BaseModel):
+	"""Where contributions are written, and read."""
+
 	ohe_filename: str | None = Field(
-		None, min_length=1, description="File for the one-hot sequences; null: {name}.attributions.ohe.npz."
+		None, min_length=1, description="File of the one-hot sequences; null: {name}.attributions.ohe.npz."
 	)
 	attr_filename: str | None = Field(
-		None, min_length=1, description="File for the contributions; null: {name}.attributions.attr.npz."
+		None, min_length=1, description="File of the contributions; null: {name}.attributions.attr.npz."
 	)
 	idx_filename: str | None = Field(
-		None, min_length=1, description="File for the mask over the loci; null: {name}.attributions.idxs.npy."
+		None, min_length=1, description="File of the mask over the loci; null: {name}.attributions.idxs.npy."
+	)
+
+
+class OutputKeys(BaseModel):
+	"""The main result of a command."""
+
+	output_filename: str | None = Field(
+		None,
+		min_length=1,
+		description="File to write, of marginalize the folder; null: {name} and the ending of the command's own, such "
+		"as .negatives.bed.",
+	)
+
+
+class MotifKeys(BaseModel):
+	"""The known motifs."""
+
+	motifs: str | None = Field(
+		None,
+		min_length=1,
+		description="Motif database in MEME format, plain or gzipped; null: none, and no step that needs one.",
+		json_schema_extra={"expects": "the path of a motif database", "files": True},
+	)
+
+
+class SeqletKeys(BaseModel):
+	"""How stretches of high contribution are found."""
+
+	bed_filename: str | None = Field(
+		None, min_length=1, description="BED of the attributed windows; null: {name}.attributions.bed."
+	)
+	threshold: float = Field(0.01, gt=0, lt=1, description="Largest p-value of a seqlet.")
+	min_seqlet_len: int = Field(4, ge=1, description="Length of the shortest seqlet.", json_schema_extra={"unit": "bp"})
+	max_seqlet_len: int = Field(25, ge=1, description="Length of the longest seqlet.", json_schema_extra={"unit": "bp"})
+	additional_flanks: int = Field(
+		3, ge=0, description="Bases added to either side of each seqlet.", json_schema_extra={"unit": "bp"}
+	)
+
+
+class AnnotationKeys(BaseModel):
+	"""How seqlets are compared with known motifs by Tomtom."""
+
+	seqlet_filename: str | None = Field(
+		None, min_length=1, description="BED of the seqlets to annotate; null: {name}.seqlets.bed."
+	)
+	n_nearest: int = Field(
+		1, ge=1, description="Motifs named for each seqlet, the nearest first.", json_schema_extra={"unit": "motifs"}
+	)
+	match_threshold: float = Field(
+		0.05, gt=0, le=1, description="Largest p-value of a match that counts in the table of motifs."
+	)
+	n_score_bins: int = Field(100, ge=2, description="Bins of Tomtom's scores of columns.")
+	n_median_bins: int = Field(1000, ge=2, description="Bins for the medians of Tomtom's scores.")
+	n_target_bins: int = Field(100, ge=2, description="Bins that Tomtom rounds the motifs' columns to.")
+	n_cache: int = Field(250, ge=1, description="Longest motif or seqlet that Tomtom makes room for.")
+
+
+class ModiscoKeys(BaseModel):
+	"""How TF-MoDISco finds motifs."""
+
+	n_seqlets: int = Field(
+		100_000,
+		ge=1,
+		description="Most seqlets of either sign that are clustered.",
+		json_schema_extra={"unit": "seqlets"},
+	)
+	modisco_window: int | None = Field(
+		None,
+		ge=1,
+		description="Central bases of each attributed window that are used; null: all.",
+		json_schema_extra={"unit": "bp"},
+	)
+
+
+class ModiscoReportKeys(BaseModel):
+	"""The report of TF-MoDISco."""
+
+	output_folder: str | None = Field(
+		None, min_length=1, description="Folder of TF-MoDISco's report; null: {name}_modisco."
+	)
+	n_matches: int = Field(
+		3, ge=1, description="Known motifs shown beside each pattern.", json_schema_extra={"unit": "motifs"}
+	)
+
+
+class MarginalizationKeys(BaseModel):
+	"""How motifs are inserted into background loci."""
+
+	n_loci: int = Field(
+		100, ge=1, description="Background loci that each motif is put into.", json_schema_extra={"unit": "loci"}
+	)
+	shuffle: bool = Field(False, description="Shuffle the background sequences first, keeping their dinucleotides.")
+	attributions: bool = Field(
+		False, description="Also compute the contributions of the bases of each inserted motif; slow."
 	)
 
 
 class JobKeys(BaseModel):
 	"""How many processes read."""
 
-	n_jobs: int | None = Field(
+	n_jobs: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_all_jobs)] = Field(
 		None,
-		ge=1,
-		description="Processes that read files; null: one per CPU core, or fewer where that is quicker.",
-		json_schema_extra={"unit": "processes"},
+		description="Processes or threads that share the work; null, or -1: one per CPU core, or fewer where that is "
+		"quicker.",
+		json_schema_extra={"expects": "a whole number of at least 1, or -1"},
 	)
 
 
@@ -545,9 +653,6 @@ class MatchingKeys(BaseModel):
 		ge=1,
 		description="Tilings of the genome; above 1, bins of GC content that are short of background take tiles of "
 		"shifted tilings before they borrow from other bins.",
-	)
-	output_filename: str | None = Field(
-		None, min_length=1, description="BED file to write; null: {name}.negatives.bed."
 	)
 	plot_filename: str | None = Field(
 		None,
@@ -631,11 +736,15 @@ class PeakCallingKeys(BaseModel):
 class RunKeys(BaseModel):
 	"""How a pipeline runs."""
 
-	motifs: str | None = Field(
+	skip_steps: StepNames | None = Field(
 		None,
-		min_length=1,
-		description="Motif database in MEME format, kept for the steps on motifs, which do not exist yet; null: none.",
-		json_schema_extra={"expects": "the path of a motif database"},
+		description='Steps to leave out, such as ["motifs", "modisco_report"]; null: none.',
+		json_schema_extra={"expects": "a list of names of steps"},
+	)
+	rerun_steps: StepNames | None = Field(
+		None,
+		description="Steps to run even though they are up to date; null: none.",
+		json_schema_extra={"expects": "a list of names of steps"},
 	)
 	skip: bool = Field(
 		False, description="Trust outputs that exist: skip their steps even when settings or inputs have changed since."
@@ -748,8 +857,57 @@ class PredictSettings(InferenceSettings):
 	"""Settings of ``predict``."""
 
 
-class AttributeSettings(AttributionKeys, SeedKeys, InferenceSettings):
+class AttributeSettings(AttributionFileKeys, AttributionKeys, SeedKeys, InferenceSettings):
 	"""Settings of ``attribute``."""
+
+
+class AnnotationSettings(AnnotationKeys, OutputKeys, JobKeys, MotifKeys, VerboseKeys, SequenceKeys, NameKeys, Settings):
+	"""Settings of the pipeline's step that names the seqlets' nearest motifs."""
+
+	required: ClassVar = ("sequences", "motifs")
+
+
+class SeqletsSettings(SeqletKeys, AttributionFileKeys, AnnotationSettings):
+	"""Settings of ``seqlets``, which also annotates when motifs are given."""
+
+	required: ClassVar = ()
+	forced: ClassVar = {"motifs": None}
+
+
+class ModiscoReportSettings(ModiscoReportKeys, OutputKeys, JobKeys, MotifKeys, VerboseKeys, NameKeys, Settings):
+	"""Settings of the pipeline's step that writes the report of TF-MoDISco; output_filename names its results."""
+
+
+class MotifsSettings(ModiscoKeys, AttributionFileKeys, SeedKeys, ModiscoReportSettings):
+	"""Settings of ``motifs``."""
+
+	forced: ClassVar = {"report": False}
+
+	report: bool = Field(True, description="Write TF-MoDISco's report too; a pipeline has a step of its own for that.")
+
+
+class MarginalizeSettings(
+	MarginalizationKeys,
+	OutputKeys,
+	MotifKeys,
+	PlaceKeys,
+	ChunkKeys,
+	CacheKeys,
+	VerboseKeys,
+	SeedKeys,
+	TrainedModelKeys,
+	DeviceKeys,
+	WindowKeys,
+	SummitKeys,
+	LociKeys,
+	SequenceKeys,
+	NameKeys,
+	Settings,
+):
+	"""Settings of ``marginalize``; its loci are background, in a pipeline the negatives."""
+
+	required: ClassVar = ("sequences", "loci", "motifs")
+	forced: ClassVar = {"shard": None}
 
 
 class VariantsSettings(
@@ -772,6 +930,7 @@ class VariantsSettings(
 
 class NegativesSettings(
 	MatchingKeys,
+	OutputKeys,
 	JobKeys,
 	PlaceKeys,
 	VerboseKeys,
@@ -814,6 +973,7 @@ class ReportSettings(NameKeys, Settings):
 
 class PipelineSettings(
 	RunKeys,
+	MotifKeys,
 	CacheKeys,
 	VerboseKeys,
 	SeedKeys,
@@ -842,6 +1002,22 @@ class PipelineSettings(
 	evaluate_parameters: EvaluateSettings = Field(default_factory=EvaluateSettings, description="Evaluation.")
 	predict_parameters: PredictSettings = Field(default_factory=PredictSettings, description="Predictions.")
 	attribute_parameters: AttributeSettings = Field(default_factory=AttributeSettings, description="Contributions.")
+	seqlet_parameters: SeqletsSettings = Field(
+		default_factory=SeqletsSettings, description="Stretches of high contribution."
+	)
+	annotation_parameters: AnnotationSettings = Field(
+		default_factory=AnnotationSettings, description="The known motifs nearest to the seqlets."
+	)
+	modisco_motifs_parameters: MotifsSettings = Field(default_factory=MotifsSettings, description="TF-MoDISco.")
+	modisco_report_parameters: ModiscoReportSettings = Field(
+		default_factory=ModiscoReportSettings, description="The report of TF-MoDISco."
+	)
+	marginalize_parameters: MarginalizeSettings = Field(
+		default_factory=MarginalizeSettings, description="Effects of known motifs in background loci."
+	)
+	variants_parameters: VariantsSettings = Field(
+		default_factory=VariantsSettings, description="Effects of variants, when variants names a file."
+	)
 	report_parameters: ReportSettings = Field(default_factory=ReportSettings, description="The HTML report.")
 
 
@@ -852,6 +1028,11 @@ SETTINGS: dict[str, type[Settings]] = {
 	"evaluate": EvaluateSettings,
 	"predict": PredictSettings,
 	"attribute": AttributeSettings,
+	"seqlets": SeqletsSettings,
+	"annotation": AnnotationSettings,
+	"motifs": MotifsSettings,
+	"modisco_report": ModiscoReportSettings,
+	"marginalize": MarginalizeSettings,
 	"variants": VariantsSettings,
 	"report": ReportSettings,
 	"peaks": PeaksSettings,
@@ -859,8 +1040,9 @@ SETTINGS: dict[str, type[Settings]] = {
 }
 """The settings of each command that reads a JSON."""
 
+_STEP_OF = {"seqlet_parameters": "seqlets", "modisco_motifs_parameters": "motifs"}
 SECTIONS: dict[str, tuple[str, type[Settings]]] = {
-	key: (key.removesuffix("_parameters"), field.annotation)
+	key: (_STEP_OF.get(key, key.removesuffix("_parameters")), field.annotation)
 	for key, field in PipelineSettings.model_fields.items()
 	if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
 }
@@ -917,15 +1099,6 @@ a model is judged on the data that it was trained for."""
 
 FOLLOWERS = frozenset({"evaluate", "predict", "attribute"})
 
-LATER = {
-	"seqlet_parameters": "seqlets",
-	"annotation_parameters": "annotation of seqlets",
-	"modisco_motifs_parameters": "TF-MoDISco",
-	"modisco_report_parameters": "the report of TF-MoDISco",
-	"marginalize_parameters": "marginalization",
-}
-"""Sections of the published package's JSON for steps that do not exist here yet."""
-
 _LOSS = "the two losses' weights are learned by AdamW at adam_lr and adam_wd; loss_weights fixes them"
 UNUSED = {
 	"compile": "the model is run as it is, without torch.compile",
@@ -937,6 +1110,7 @@ UNUSED = {
 	"num_threads": "torch's own number of threads is used; the variable OMP_NUM_THREADS changes it",
 	"progress_bar": "a progress bar is shown on a terminal, plain lines elsewhere",
 	"performance_filename": "the measures go to {name}.performance.tsv",
+	"minimal": "marginalize's page always shows every motif",
 	"fast": "every score comes from whole sequences, as normalization couples all positions and no shortcut is exact",
 }
 """Keys of the published package's JSON that have no effect here, and what happens instead."""
@@ -1051,7 +1225,11 @@ def defaults(command: str) -> dict[str, Any]:
 
 	In a pipeline's sections, keys that the top level also has are null: they inherit.
 	"""
-	model = SETTINGS[command] if command in SETTINGS else SECTIONS[f"{command}_parameters"][1]
+	model = (
+		SETTINGS[command]
+		if command in SETTINGS
+		else next(section for step, section in SECTIONS.values() if step == command)
+	)
 	result = {row.key: _plain(row.default) for row in describe(model)}
 	if model is PipelineSettings:
 		for key, (_, section) in SECTIONS.items():
@@ -1096,7 +1274,7 @@ def schema(command: str) -> dict[str, Any]:
 				declared.pop(name, None)
 			if section and key in TOP_LEVEL and not _allows_null(declared):
 				_allow_null(declared)
-		definition["propertyNames"] = {"enum": sorted(KNOWN | UNUSED.keys() | LATER.keys())}
+		definition["propertyNames"] = {"enum": sorted(KNOWN | UNUSED.keys())}
 	return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result, "title": f"cherimoya {command}"}
 
 

@@ -68,10 +68,10 @@ def detect(path: str | None) -> str:
 	"""
 	from cherimoya_cli.loading import read_json
 	from cherimoya_cli.reads import is_reads
-	from cherimoya_cli.settings import LATER, SECTIONS, SETTINGS
+	from cherimoya_cli.settings import SECTIONS, SETTINGS
 
 	content = read_json(path) if path else {}
-	if not content or content.keys() & (SECTIONS.keys() | LATER.keys()):
+	if not content or content.keys() & SECTIONS.keys():
 		return "pipeline"
 	signals = content.get("signals")
 	if isinstance(signals, (str, list)) and any(isinstance(p, str) and is_reads(p) for p in _flat(signals)):

@@ -12,7 +12,6 @@ from cherimoya_cli.loading import explain, parse_json, read_json
 from cherimoya_cli.settings import (
 	HELP_FILE,
 	KNOWN,
-	LATER,
 	SECTIONS,
 	SETTINGS,
 	TOP_LEVEL,
@@ -79,7 +78,6 @@ def test_defaults_pass_their_own_checks(name):
 
 def test_no_key_is_both_used_and_passed_over():
 	assert not KNOWN & UNUSED.keys()
-	assert not KNOWN & LATER.keys()
 
 
 def test_the_tables_of_help_are_up_to_date():
@@ -231,7 +229,9 @@ def test_files_of_the_published_package_load(release, unused):
 	said = " ".join(settings.notices)
 	for key in unused:
 		assert f"{key}" in said
-	assert "seqlets" in said and "TF-MoDISco" in said
+	assert settings.seqlet_parameters.threshold == 0.01
+	assert settings.annotation_parameters.n_jobs is None  # written as -1, for all cores
+	assert "annotation_parameters.reverse_complement has no effect" in said  # both strands are always compared
 	# Every notice is a line, names its keys, and says what happens instead.
 	assert all(": " in notice and "\n" not in notice for notice in settings.notices)
 
@@ -287,7 +287,7 @@ def test_a_default_attr_window_is_never_longer_than_the_window():
 
 def test_every_key_of_every_command_is_accepted_in_any_file():
 	content = {row.key: row.default for model in SETTINGS.values() for row in describe(model)} | FIT
-	content |= {"negative_ratio": 0.0, "variants": "variants.vcf"}
+	content |= {"negative_ratio": 0.0, "variants": "variants.vcf", "motifs": "motifs.meme"}
 	for command in SETTINGS:
 		load_settings(command, content)
 
