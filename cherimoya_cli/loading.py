@@ -12,12 +12,14 @@ from pydantic import ValidationError
 from cherimoya.errors import InputError, MissingFileError, SettingsError, join_problems
 from cherimoya_cli.settings import (
 	FOLLOWED,
-	FOLLOWERS,
+	INSTEAD,
 	KNOWN,
+	SECTION_OF,
 	SECTIONS,
 	SETTINGS,
 	SPLIT_LOCI,
 	SPLITS,
+	STEPS,
 	TOP_LEVEL,
 	UNUSED,
 	FitSettings,
@@ -186,19 +188,23 @@ def _candidates(raw: Raw, key: str, step: str | None, standalone: bool) -> list[
 	"""The values that the JSON gives for a key of a step, the decisive one first; null stays among them."""
 	places = []
 	if step is not None:
-		section = f"{step}_parameters"
+		section = SECTION_OF.get(step, f"{step}_parameters")
 		places.append((section, section))
-		if step in FOLLOWERS and key in FOLLOWED and key in FitSettings.model_fields:
+		if key in FOLLOWED.get(step, ()):
 			places.append(("fit_parameters", "fit_parameters"))
 		if step == "evaluate" and key == "reverse_complement_average":
 			places.append(("fit_parameters", "fit_parameters"))
 	places.append(("", "file" if standalone else "top level"))
+	in_pipeline = not standalone or bool(raw.content.keys() & SECTIONS.keys())
 	found = []
 	for section, kind in places:
 		values = raw.content.get(section) if section else raw.content
-		if isinstance(values, Mapping) and key in values:
-			dotted = f"{section}.{key}" if section else key
-			found.append(Value(values[key], Origin(raw.written.get(dotted, kind), dotted)))
+		name = key
+		if step == "marginalize" and key == "loci" and not section and in_pipeline:
+			name = "negatives"  # the loci of a pipeline are peaks, and motifs go into background
+		if isinstance(values, Mapping) and name in values:
+			dotted = f"{section}.{name}" if section else name
+			found.append(Value(values[name], Origin(raw.written.get(dotted, kind), dotted)))
 	return found
 
 
@@ -352,11 +358,12 @@ def _check_keys(raw: Raw, command: str, problems: Problems) -> list[str]:
 
 def _notice_unread(step: str, model: type[Settings], section: str, key: str, notices: dict[str, str]) -> None:
 	"""A notice on a known key in a section whose step does not read it."""
-	followed = section == "fit_parameters" and key in FOLLOWED
+	followed = section == "fit_parameters" and key == "reverse_complement_average"
 	if key in model.forced:
 		notices[f"{section}.{key}"] = f"{section}.{key} has no effect: the pipeline has a step of its own for that"
 	elif key not in model.model_fields and not followed:
-		notices[f"{section}.{key}"] = f"{section}.{key} has no effect: the step '{step}' does not read it"
+		why = INSTEAD.get((step, key), f"the step '{step}' does not read it")
+		notices[f"{section}.{key}"] = f"{section}.{key} has no effect: {why}"
 
 
 def _cross_check(settings: Settings, problems: Problems) -> None:
@@ -398,7 +405,20 @@ def _cross_check(settings: Settings, problems: Problems) -> None:
 			f"{where('profile_kernel_size')} must be an odd number, not {settings.profile_kernel_size}; "
 			f"take {settings.profile_kernel_size + 1}",
 		)
+	if isinstance(settings, PipelineSettings):
+		_check_steps(settings, problems)
 	_check_places(settings, problems)
+
+
+def _check_steps(settings: PipelineSettings, problems: Problems) -> None:
+	"""Record names in skip_steps and rerun_steps that no step has, and steps that are in both."""
+	for key in ("skip_steps", "rerun_steps"):
+		for name in getattr(settings, key) or ():
+			if name not in STEPS:
+				hint = nearest(name, STEPS) or f"; the steps are {', '.join(STEPS)}"
+				problems.add(f"{key} {name}", f"{settings.origins[key].key}: there is no step '{name}'{hint}")
+	for name in sorted(set(settings.skip_steps or ()) & set(settings.rerun_steps or ())):
+		problems.add(f"both {name}", f"skip_steps and rerun_steps both name '{name}'; take it out of one of them")
 
 
 def _check_places(settings: Settings, problems: Problems) -> None:

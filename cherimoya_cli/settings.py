@@ -881,7 +881,7 @@ class ModiscoReportSettings(ModiscoReportKeys, OutputKeys, JobKeys, MotifKeys, V
 class MotifsSettings(ModiscoKeys, AttributionFileKeys, SeedKeys, ModiscoReportSettings):
 	"""Settings of ``motifs``."""
 
-	forced: ClassVar = {"report": False}
+	forced: ClassVar = {"report": False, "motifs": None}
 
 	report: bool = Field(True, description="Write TF-MoDISco's report too; a pipeline has a step of its own for that.")
 
@@ -926,6 +926,7 @@ class VariantsSettings(
 	"""Settings of ``variants``."""
 
 	required: ClassVar = ("sequences", "variants")
+	forced: ClassVar = {"shard": None}
 
 
 class NegativesSettings(
@@ -1048,6 +1049,9 @@ SECTIONS: dict[str, tuple[str, type[Settings]]] = {
 }
 """The sections of a pipeline JSON: the step that each is for, and its settings."""
 
+SECTION_OF: dict[str, str] = {step: section for section, (step, _) in SECTIONS.items()}
+"""The section of each step that has one."""
+
 TOP_LEVEL: frozenset[str] = frozenset(PipelineSettings.model_fields) - SECTIONS.keys()
 """The keys that a pipeline's steps share."""
 
@@ -1078,26 +1082,32 @@ PER_GROUP: frozenset[str] = frozenset(
 )
 """Keys on reads that take a value for all groups, or a list with one for each."""
 
-FOLLOWED: frozenset[str] = frozenset(
-	key
-	for mixin in (
-		SequenceKeys,
-		LociKeys,
-		SummitKeys,
-		NegativeKeys,
-		SignalKeys,
-		ControlKeys,
-		WindowKeys,
-		SplitKeys,
-		CountLimitKeys,
-		ReverseComplementKeys,
-	)
-	for key in mixin.model_fields
+STEPS: tuple[str, ...] = (
+	*("peaks", "signals", "negatives", "fit", "evaluate", "predict", "attribute"),
+	*("seqlets", "annotation", "motifs", "modisco_report", "marginalize", "variants", "report"),
 )
-"""Keys that evaluate, predict and attribute take from fit_parameters unless their own section has them:
-a model is judged on the data that it was trained for."""
+"""The steps that a pipeline may have, in order."""
 
-FOLLOWERS = frozenset({"evaluate", "predict", "attribute"})
+
+def _keys(*mixins: type[BaseModel]) -> frozenset[str]:
+	"""The keys of some declarations that ``fit`` has too."""
+	return frozenset(key for mixin in mixins for key in mixin.model_fields if key in FitSettings.model_fields)
+
+
+_GENOME = _keys(SequenceKeys, WindowKeys)
+_DATA = _GENOME | _keys(LociKeys, SummitKeys, NegativeKeys, SignalKeys, ControlKeys, SplitKeys, CountLimitKeys)
+
+FOLLOWED: dict[str, frozenset[str]] = {
+	"evaluate": _DATA,
+	"predict": _DATA,
+	"attribute": _DATA,
+	"seqlets": _GENOME,
+	"annotation": _GENOME,
+	"marginalize": _GENOME,
+	"variants": _GENOME,
+}
+"""Keys that a step takes from fit_parameters unless its own section has them: a model is judged on the data, and read
+by the windows, that it was trained for."""
 
 _LOSS = "the two losses' weights are learned by AdamW at adam_lr and adam_wd; loss_weights fixes them"
 UNUSED = {
@@ -1114,6 +1124,12 @@ UNUSED = {
 	"fast": "every score comes from whole sequences, as normalization couples all positions and no shortcut is exact",
 }
 """Keys of the published package's JSON that have no effect here, and what happens instead."""
+
+INSTEAD = {
+	("annotation", "reverse_complement"): "a seqlet is compared with both orientations of a motif",
+	("marginalize", "output_folder"): "the folder is named by output_filename",
+}
+"""The same for keys that another step reads: (step, key)."""
 
 
 # Words and tables out of the declarations.
@@ -1252,7 +1268,7 @@ def _section_defaults(section: type[Settings]) -> dict[str, Any]:
 	rows = {row.key: _plain(row.default) for row in describe(section)}
 	result = {}
 	for key, value in rows.items():
-		if key in section.forced or (step in FOLLOWERS and key in FOLLOWED and key in FitSettings.model_fields):
+		if key in section.forced or key in FOLLOWED.get(step, ()):
 			continue
 		result[key] = None if key in TOP_LEVEL else value
 	return result

@@ -254,6 +254,45 @@ def test_steps_after_fit_take_what_describes_the_data_from_fit():
 	assert settings.attribute_parameters.summits is False
 
 
+def test_steps_that_use_the_model_read_its_windows_and_no_more():
+	content = {**PIPELINE, "loci": "p.bed", "negatives": "n.bed", "motifs": "m.meme", "chroms": ["chr1"]}
+	content |= {"fit_parameters": {"in_window": 500, "out_window": 100, "loci": "other.bed", "summits": True}}
+	settings = load_settings("pipeline", content)
+	for part in (settings.marginalize_parameters, settings.variants_parameters):
+		assert (part.in_window, part.out_window) == (500, 100)
+	assert settings.marginalize_parameters.summits is False
+	assert settings.marginalize_parameters.loci == ["n.bed"]
+	assert load_settings("marginalize", content).loci == ["n.bed"]
+	assert load_settings("marginalize", {**FIT, "motifs": "m.meme", "loci": "b.bed"}).loci == ["b.bed"]
+
+
+def test_sections_by_other_names_than_their_steps_are_read():
+	content = {**PIPELINE, "motifs": "m.meme", "seqlet_parameters": {"threshold": 0.5}}
+	content |= {"modisco_motifs_parameters": {"n_seqlets": 7}}
+	settings = load_settings("pipeline", content)
+	assert settings.seqlet_parameters.threshold == 0.5 and settings.modisco_motifs_parameters.n_seqlets == 7
+	assert load_settings("seqlets", content).threshold == 0.5 and load_settings("motifs", content).n_seqlets == 7
+	# Known motifs are for the steps that compare with them.
+	assert settings.seqlet_parameters.motifs is None and settings.modisco_motifs_parameters.motifs is None
+	assert settings.annotation_parameters.motifs == settings.modisco_report_parameters.motifs == "m.meme"
+
+
+@pytest.mark.parametrize(
+	("content", "fragments"),
+	[
+		({"skip_steps": ["atribute"]}, ("skip_steps: there is no step 'atribute'; did you mean 'attribute'?",)),
+		({"rerun_steps": "zzz"}, ("rerun_steps: there is no step 'zzz'; the steps are peaks, signals",)),
+		({"skip_steps": ["fit"], "rerun_steps": ["fit"]}, ("both name 'fit'",)),
+		({"skip_steps": 3}, ("skip_steps must be a list of names of steps, or null, not 3",)),
+	],
+	ids=["misspelt", "unknown", "both", "number"],
+)
+def test_names_of_steps(content, fragments):
+	message = complaint("pipeline", {**PIPELINE, **content})
+	for fragment in fragments:
+		assert fragment in message
+
+
 def test_a_pipeline_leaves_the_evaluation_to_its_own_step():
 	content = {**PIPELINE, "fit_parameters": {"evaluate": True}}
 	settings = load_settings("pipeline", content)
