@@ -9,19 +9,23 @@ Imports neither torch nor numpy, so that a run with nothing to do takes a moment
 """
 
 import hashlib
+import importlib
+import importlib.util
 import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from cherimoya.errors import SettingsError, join_problems
 from cherimoya.io._files import identify, unchanged
 from cherimoya_cli.measuring import accounting_path
 from cherimoya_cli.peaks import peaks_path
 from cherimoya_cli.reads import is_reads, read_groups
-from cherimoya_cli.settings import SETTINGS, SPLIT_LOCI, TOP_LEVEL, PipelineSettings, Settings, input_files
+from cherimoya_cli.settings import SECTION_OF, SETTINGS, SPLIT_LOCI, TOP_LEVEL, PipelineSettings, Settings, input_files
 from cherimoya_cli.signals import signal_paths
 
 REASONS_SHOWN = 3
@@ -44,6 +48,35 @@ INDIFFERENT = frozenset(
 	}
 )
 """Settings that change how a step runs, but not what comes out."""
+
+MODULES = {
+	"peaks": "cherimoya_cli.peaks",
+	"signals": "cherimoya_cli.signals",
+	"annotation": "cherimoya_cli.annotation",
+	"modisco_report": "cherimoya_cli.modisco_report",
+	"report": "cherimoya_cli.report",
+}
+"""The steps that are no commands, and the module that runs each."""
+
+_OUTPUTS_OF = {
+	"seqlets": "cherimoya_cli.commands.seqlets",
+	"annotation": "cherimoya_cli.annotation",
+	"motifs": "cherimoya_cli.commands.motifs",
+	"modisco_report": "cherimoya_cli.modisco_report",
+	"marginalize": "cherimoya_cli.commands.marginalize",
+}
+"""The modules whose ``outputs`` lists the files of a step."""
+
+_WHY_NOT = {
+	"peaks": "loci are given, or signals are bigWigs",
+	"signals": "signals and controls are bigWigs",
+	"negatives": "negatives are given",
+	"fit": "model is given",
+	"annotation": "motifs is null",
+	"marginalize": "motifs is null",
+	"variants": "variants_parameters.variants is null",
+}
+"""Why a run may be without a step."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +105,8 @@ class Step:
 		Start of the names of the run's files.
 	written_as: dict
 		The place in the pipeline JSON of those keys that it holds, such as ``"fit_parameters.batch_size"``.
+	rerun: bool
+		Whether it is run even though it is up to date.
 	"""
 
 	name: str
@@ -84,6 +119,7 @@ class Step:
 	prefix: str
 	optional: tuple[str, ...] = ()
 	written_as: Mapping[str, str] = field(default_factory=dict)
+	rerun: bool = False
 
 	@property
 	def json_path(self) -> Path:
@@ -160,6 +196,8 @@ def examine(step: Step, *, trust: bool = False, program: str | None = None) -> S
 	status: Status
 		``Status(True, "fit_parameters.max_epochs changed from 10 to 20")``, for example.
 	"""
+	if step.rerun:
+		return Status(True, "rerun_steps names it")
 	missing = [path for path in step.outputs if not Path(path).is_file()]
 	record = read_record(step)
 	if trust and not missing:
@@ -275,11 +313,9 @@ class _Draft:
 		self,
 		name: str,
 		title: str,
-		section: str,
 		values: Mapping[str, Any],
 		outputs: Iterable[str],
 		*,
-		argv: Sequence[str] | None = None,
 		inputs: Iterable[str] = (),
 		optional: Iterable[str] = (),
 	) -> None:
@@ -288,15 +324,16 @@ class _Draft:
 		content = json.loads(json.dumps({key: values[key] for key in model.model_fields}))
 		named = (path for _, path in input_files(model.model_validate(content)))
 		prefix = self.settings.name
+		section = SECTION_OF.get(name, "preprocessing_parameters")
 		origins = getattr(self.settings, section).origins
-		argv = argv or (sys.executable, "-m", "cherimoya_cli", name)
+		argv = ("-m", MODULES[name]) if name in MODULES else ("-m", "cherimoya_cli", name)
 		self.steps.append(
 			Step(
 				name=name,
 				title=title,
 				section=section,
 				settings=content,
-				argv=(*argv, "-p", f"{prefix}.{name}.json"),
+				argv=(sys.executable, *argv, "-p", f"{prefix}.{name}.json"),
 				inputs=tuple(dict.fromkeys((*inputs, *named))),
 				optional=tuple(dict.fromkeys(optional)),
 				outputs=tuple(dict.fromkeys(outputs)),
@@ -305,12 +342,18 @@ class _Draft:
 			)
 		)
 
+	def command(self, name: str, title: str, made: Mapping[str, Any], inputs: Iterable[str] = ()) -> list[str]:
+		"""Add a step whose settings are those of its section with what was made filled in; its outputs."""
+		values = _filled(self.settings, name, made)
+		outputs = step_outputs(name, values)
+		if name in _OUTPUTS_OF and importlib.util.find_spec(_OUTPUTS_OF[name]) is None:  # TEMPORARY
+			return outputs
+		self.add(name, title, values, outputs, inputs=inputs)
+		return outputs
+
 
 def make_plan(settings: PipelineSettings) -> list[Step]:
-	"""The steps of a pipeline, in order, with resolved settings.
-
-	Peaks are called when `loci` is null, reads become bigWigs, negatives are found when null, and a model
-	is trained when `model` is null.
+	"""The steps that a pipeline runs, in order, with resolved settings: `every_step` without those of ``skip_steps``.
 
 	Parameters
 	----------
@@ -320,40 +363,142 @@ def make_plan(settings: PipelineSettings) -> list[Step]:
 	Returns
 	-------
 	steps: list of Step
-		Those of peaks, signals, negatives, fit, evaluate, predict, attribute and report that this run has.
+		Some of `cherimoya_cli.settings.STEPS`.
+
+	Raises
+	------
+	SettingsError
+		When a step needs a file that is not there from one that is left out, when two steps write one file, or when
+		``rerun_steps`` names a step that this run does not have.
+	"""
+	steps = every_step(settings)
+	skipped, again = set(settings.skip_steps or ()), set(settings.rerun_steps or ())
+	chosen = [replace(step, rerun=step.name in again) for step in steps if step.name not in skipped]
+	problems = [*_problems_of_skipping(steps, chosen), *_problems_of_names(steps)]
+	for name in sorted(again - {step.name for step in steps}):
+		problems.append(f"rerun_steps names '{name}', which this run does not have, because {_WHY_NOT[name]}")
+	if any(step.name == "marginalize" and step.settings["loci"] is None for step in chosen):
+		problems.append(
+			"marginalize puts motifs into background loci, and there are none, as negatives is null and skip_steps "
+			"leaves them out; name a BED of loci in marginalize_parameters.loci, or leave out marginalize too"
+		)
+	if not chosen:
+		problems.append("skip_steps leaves no step to run; take some names out of it")
+	if problems:
+		raise SettingsError(join_problems(f"{settings.source}: {problem}" for problem in problems))
+	return chosen
+
+
+def _problems_of_skipping(steps: Sequence[Step], chosen: Sequence[Step]) -> list[str]:
+	"""Which steps that are left out have to leave a file that is not there, a sentence each."""
+	kept = {step.name for step in chosen}
+	problems = []
+	for left_out in (step for step in steps if step.name not in kept):
+		absent = {path for path in left_out.outputs if not Path(path).is_file()}
+		needed = list(dict.fromkeys(path for step in chosen for path in step.inputs if path in absent))
+		if needed:
+			lost = after(chosen, [step.name for step in chosen if absent & set(step.inputs)])
+			skipped = [step.name for step in steps if step.name in lost or step.name not in kept]
+			problems.append(
+				f"skip_steps leaves out '{left_out.name}', but {_listed(lost)} would need {needed[0]} from it, which "
+				f"is not there; let it run, or leave out more: skip_steps: {json.dumps(skipped)}"
+			)
+	return problems
+
+
+def after(steps: Sequence[Step], names: Iterable[str]) -> list[str]:
+	"""The names, and those of all steps that cannot run without them, in order."""
+	lost = set(names)
+	for name, needed in dependencies(steps).items():
+		if lost.intersection(needed):
+			lost.add(name)
+	return [step.name for step in steps if step.name in lost]
+
+
+def _listed(names: Sequence[str]) -> str:
+	"""Names in a sentence."""
+	return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _problems_of_names(steps: Sequence[Step]) -> list[str]:
+	"""Which files two steps would write, a sentence each."""
+	makers: dict[str, list[str]] = {}
+	for step in steps:
+		for path in step.outputs:
+			makers.setdefault(path, []).append(step.name)
+	return [
+		f"{path}: written by the steps {_listed(names)}; give each its own output_filename, in its section"
+		for path, names in makers.items()
+		if len(names) > 1
+	]
+
+
+def every_step(settings: PipelineSettings) -> list[Step]:
+	"""Every step of a pipeline, those of ``skip_steps`` too.
+
+	Peaks are called when `loci` is null, reads become bigWigs, negatives are found when null, and a model is trained
+	when `model` is null. Seqlets are annotated and known motifs marginalized when there are `motifs`, and variants
+	scored when a file of them is named.
+
+	Parameters
+	----------
+	settings: PipelineSettings
+		The pipeline's settings.
+
+	Returns
+	-------
+	steps: list of Step
+		Some of `cherimoya_cli.settings.STEPS`, in order.
 	"""
 	draft = _Draft(settings)
 	made = _plan_reads(draft)
 	fit = _filled(settings, "fit", made)
-	if fit["negatives"] is None:
+	unwanted = "negatives" in (settings.skip_steps or ()) and fit["negative_ratio"] == 0
+	if fit["negatives"] is None and not unwanted:
 		_plan_negatives(draft, made)
 		fit = _filled(settings, "fit", made)
 	if settings.model is None:
-		name = fit["name"]
-		made["model"] = f"{name}.torch"
-		draft.add("fit", "train the model", "fit_parameters", fit, step_outputs("fit", fit))
-	evaluate = _filled(settings, "evaluate", made)
-	title = "measure the model on held-out loci"
-	draft.add("evaluate", title, "evaluate_parameters", evaluate, step_outputs("evaluate", evaluate))
-	predict = _filled(settings, "predict", made)
-	draft.add("predict", "write predictions", "predict_parameters", predict, step_outputs("predict", predict))
-	attribute = _filled(settings, "attribute", made)
-	draft.add(
-		"attribute",
-		"score each base's contribution",
-		"attribute_parameters",
-		attribute,
-		step_outputs("attribute", attribute),
-	)
+		made["model"] = draft.command("fit", "train the model", made)[0]
+	draft.command("evaluate", "measure the model on held-out loci", made)
+	draft.command("predict", "write predictions", made)
+	attributed = draft.command("attribute", "score each base's contribution", made)
+	made |= zip(("ohe_filename", "attr_filename", "idx_filename", "bed_filename"), attributed, strict=False)
+	_plan_motifs(draft, made, background=fit["negatives"])
+	if settings.variants_parameters.variants is not None:
+		models = settings.variants_parameters.models
+		draft.command("variants", "score variants", {**made, "model": None} if models else made)
 	_plan_report(draft)
 	return draft.steps
 
 
+def _plan_motifs(draft: _Draft, made: dict[str, Any], *, background: list[str] | None) -> None:
+	"""Add the steps on motifs: those that are found, and those that are known."""
+	settings = draft.settings
+	arrays = [made["ohe_filename"], made["attr_filename"]]
+	seqlets = draft.command("seqlets", "find seqlets", made, [*arrays, made["bed_filename"]])
+	if settings.annotation_parameters.motifs is not None:
+		made["seqlet_filename"] = seqlets[0]
+		draft.command("annotation", "name the known motifs nearest to the seqlets", made, seqlets[:1])
+	found = draft.command("motifs", "find motifs with TF-MoDISco", made, arrays)
+	made["output_filename"] = found[0]
+	draft.command("modisco_report", "write the report of TF-MoDISco", made, found[:1])
+	del made["output_filename"]
+	if settings.marginalize_parameters.motifs is not None:
+		draft.command("marginalize", "put known motifs into background loci", {**made, "loci": background})
+
+
+MADE = (
+	*("loci", "negatives", "model", "ohe_filename", "attr_filename", "idx_filename", "bed_filename"),
+	*("seqlet_filename", "output_filename"),
+)
+"""Keys that take what earlier steps make when they are null."""
+
+
 def _filled(settings: PipelineSettings, step: str, made: Mapping[str, Any]) -> dict[str, Any]:
 	"""The settings of a step, with what earlier steps make in place of null and of reads."""
-	section: Settings = getattr(settings, f"{step}_parameters")
+	section: Settings = getattr(settings, SECTION_OF[step])
 	values = section.model_dump(mode="json")
-	for key in ("loci", "negatives", "model"):
+	for key in MADE:
 		if key in values and values[key] is None:
 			values[key] = made.get(key)
 	for key in ("signals", "controls"):
@@ -392,23 +537,14 @@ def _plan_reads(draft: _Draft) -> dict[str, Any]:
 	reads = {key: read_groups(made[key]) if has_reads(made[key]) else [] for key in ("signals", "controls")}
 	values |= {key: [group or None for group in groups] or None for key, groups in reads.items()}
 	if made["loci"] is None and reads["signals"]:
-		module = (sys.executable, "-m", "cherimoya_cli.peaks")
-		draft.add(
-			"peaks",
-			"call peaks with MACS3",
-			"preprocessing_parameters",
-			values,
-			[peaks_path(settings.name)],
-			argv=module,
-		)
+		draft.add("peaks", "call peaks with MACS3", values, [peaks_path(settings.name)])
 		made["loci"] = [peaks_path(settings.name)]
 	if any(reads.values()):
 		paths = signal_paths(settings.name, values)
 		made |= {key: [group for group in paths[key] if group] for key, groups in reads.items() if groups}
 		outputs = [path for groups in paths.values() for group in groups for path in group]
-		module = (sys.executable, "-m", "cherimoya_cli.signals")
 		outputs.append(f"{settings.name}.signals.record.json")
-		draft.add("signals", "turn reads into bigWigs", "preprocessing_parameters", values, outputs, argv=module)
+		draft.add("signals", "turn reads into bigWigs", values, outputs)
 	return made
 
 
@@ -419,8 +555,7 @@ def _plan_negatives(draft: _Draft, made: dict[str, Any]) -> None:
 	outputs = step_outputs("negatives", values)
 	values["output_filename"] = outputs[0]
 	made["negatives"] = outputs[:1]
-	title = "find background loci of the same GC content"
-	draft.add("negatives", title, "negatives_parameters", values, outputs)
+	draft.add("negatives", "find background loci of the same GC content", values, outputs)
 
 
 def step_outputs(command: str, values: Mapping[str, Any]) -> list[str]:
@@ -429,7 +564,7 @@ def step_outputs(command: str, values: Mapping[str, Any]) -> list[str]:
 	Parameters
 	----------
 	command: str
-		``"negatives"``, ``"fit"``, ``"evaluate"``, ``"predict"`` or ``"attribute"``.
+		A command, or a step that is none, from ``"negatives"`` on.
 	values: dict
 		Its resolved settings.
 
@@ -439,6 +574,26 @@ def step_outputs(command: str, values: Mapping[str, Any]) -> list[str]:
 		Their paths. Without signals the channels of predictions are not known, and one is taken.
 	"""
 	name = values["name"]
+	if command in _OUTPUTS_OF:
+		try:
+			return importlib.import_module(_OUTPUTS_OF[command]).outputs(values)
+		except ModuleNotFoundError:  # TEMPORARY
+			pass
+		return {
+			"seqlets": [values["output_filename"] or f"{name}.seqlets.bed"],
+			"annotation": [f"{name}.seqlets_annotated.bed", f"{name}.motif_seqlet_count.tsv"],
+			"motifs": [values["output_filename"] or f"{name}_modisco_results.h5"],
+			"modisco_report": [
+				f"{values.get('output_folder') or name + '_modisco'}/{f}" for f in ("motifs.html", "motifs.tsv")
+			],
+			"marginalize": [
+				f"{values['output_filename'] or name + '_marginalize'}/{f}" for f in ("marginalize.tsv", "index.html")
+			],
+		}[command]
+	if command == "variants":
+		from cherimoya_cli.commands.variants import output_paths
+
+		return output_paths(SimpleNamespace(**values))
 	if command == "negatives":
 		output = values["output_filename"] or f"{name}.negatives.bed"
 		return [output, *(f"{output.removesuffix('.bed')}.{end}" for end in ("record.json", "accounting.tsv"))]
@@ -472,20 +627,15 @@ def step_outputs(command: str, values: Mapping[str, Any]) -> list[str]:
 
 
 def _plan_report(draft: _Draft) -> None:
-	"""Add the report, which needs the evaluation and shows whatever else is there."""
+	"""Add the report, which needs the training or the evaluation, and shows whatever else is there."""
 	values = draft.settings.report_parameters.model_dump(mode="json")
-	needed = [path for step in draft.steps if step.name in ("fit", "evaluate") for path in step.outputs]
-	others = [path for step in draft.steps if step.name not in ("fit", "evaluate") for path in step.outputs]
-	draft.add(
-		"report",
-		"write the report",
-		"report_parameters",
-		values,
-		[f"{values['name']}.report.html"],
-		argv=(sys.executable, "-m", "cherimoya_cli.report"),
-		inputs=needed,
-		optional=others,
-	)
+	skipped = draft.settings.skip_steps or ()
+	shown = [step for step in draft.steps if step.name in ("fit", "evaluate")]
+	needed = [step for step in shown if step.name not in skipped] or shown
+	inputs = [path for step in needed for path in step.outputs]
+	others = [path for step in draft.steps for path in step.outputs if path not in inputs]
+	outputs = [f"{values['name']}.report.html"]
+	draft.add("report", "write the report", values, outputs, inputs=inputs, optional=others)
 
 
 def needed_extras(steps: Sequence[Step]) -> list[tuple[str, str, str]]:
