@@ -405,6 +405,17 @@ def _cross_check(settings: Settings, problems: Problems) -> None:
 			f"{where('profile_kernel_size')} must be an odd number, not {settings.profile_kernel_size}; "
 			f"take {settings.profile_kernel_size + 1}",
 		)
+	if both("regions", "chroms") and settings.regions is not None and settings.chroms is not None:
+		problems.add(
+			where("regions") + " chroms",
+			f"{where('regions')} and {where('chroms')} both say where to predict; remove one of them",
+		)
+	if both("overlap", "out_window") and (settings.overlap or 0) >= settings.out_window:
+		problems.add(
+			where("overlap"),
+			f"{where('overlap')} ({settings.overlap} bp) must be below out_window ({settings.out_window} bp), or tiles "
+			"do not advance; lower it, or null for half of out_window",
+		)
 	if isinstance(settings, PipelineSettings):
 		_check_steps(settings, problems)
 	_check_places(settings, problems)
@@ -430,7 +441,7 @@ def _check_places(settings: Settings, problems: Problems) -> None:
 		return f"{origin.key} (its default, for hg38)" if origin.kind == "default" else origin.key
 
 	readable = {}
-	for key in (*SPLITS.values(), "chroms"):
+	for key in (*SPLITS.values(), "chroms", "regions"):
 		places = getattr(settings, key, None)
 		if places is None:
 			continue
@@ -448,8 +459,9 @@ def _check_required(settings: Settings, problems: Problems) -> None:
 	"""Record keys without which the command cannot run."""
 	for key in type(settings).required:
 		origin = settings.origins[key]
-		by_loci = key == "loci" and getattr(settings, "training_loci", None) is not None
-		if getattr(settings, key) is None and origin.key not in problems and not by_loci:
+		others = (getattr(settings, other, None) for other in ("training_loci", "regions"))
+		instead = key == "loci" and any(value is not None for value in others)
+		if getattr(settings, key) is None and origin.key not in problems and not instead:
 			found = "is not given" if origin.kind == "default" else "is null"
 			problems.add(
 				origin.key,

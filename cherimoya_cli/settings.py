@@ -466,6 +466,29 @@ class PlaceKeys(BaseModel):
 	)
 
 
+class PredictionKeys(BaseModel):
+	"""What is predicted besides loci, and how predictions are kept."""
+
+	regions: Places | None = Field(
+		None,
+		min_length=1,
+		description='Chromosomes or regions to predict throughout, in tiles, and not loci; ["*"]: the whole genome; '
+		"null: the loci.",
+		json_schema_extra=_PLACES,
+	)
+	overlap: int | None = Field(
+		None,
+		ge=0,
+		description="Bases that neighbouring tiles of regions share, blended; null: half of out_window.",
+		json_schema_extra={"unit": "bp"},
+	)
+	output_format: Literal["auto", "npz", "hdf5"] | None = Field(
+		"auto",
+		description="File of the logits and log counts of each locus or tile, {name}.predictions.npz or .h5; auto: npz "
+		"for loci, none for regions; null: none.",
+	)
+
+
 class EvaluationKeys(BaseModel):
 	"""What is measured."""
 
@@ -635,13 +658,21 @@ class JobKeys(BaseModel):
 	)
 
 
+class UnknownBaseKeys(BaseModel):
+	"""Which windows hold too many unknown bases."""
+
+	max_n_perc: float = Field(
+		0.1,
+		ge=0,
+		le=1,
+		description="Largest fraction of unknown bases (N) in a background locus, or in a tile of regions.",
+	)
+
+
 class MatchingKeys(BaseModel):
 	"""How background loci are found."""
 
 	bin_width: float = Field(0.02, gt=0, le=1, description="Width of the bins of GC content that are matched.")
-	max_n_perc: float = Field(
-		0.1, ge=0, le=1, description="Largest fraction of unknown bases (N) in a background locus."
-	)
 	beta: float = Field(
 		0.5, ge=0, description="A background locus has fewer reads than beta times the 1st percentile of the loci's."
 	)
@@ -853,7 +884,7 @@ class InferenceSettings(
 	forced: ClassVar = {"shard": None}
 
 
-class PredictSettings(InferenceSettings):
+class PredictSettings(PredictionKeys, UnknownBaseKeys, InferenceSettings):
 	"""Settings of ``predict``."""
 
 
@@ -931,6 +962,7 @@ class VariantsSettings(
 
 class NegativesSettings(
 	MatchingKeys,
+	UnknownBaseKeys,
 	OutputKeys,
 	JobKeys,
 	PlaceKeys,
