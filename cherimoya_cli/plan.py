@@ -638,18 +638,37 @@ def _plan_report(draft: _Draft) -> None:
 	draft.add("report", "write the report", values, outputs, inputs=inputs, optional=others)
 
 
-def needed_extras(steps: Sequence[Step]) -> list[tuple[str, str, str]]:
-	"""Packages beyond the core that steps need: (package, extra, what for)."""
+class Need(NamedTuple):
+	"""A package beyond the core that a step needs: the extra that brings it, and what for."""
+
+	package: str
+	extra: str
+	purpose: str
+	step: str
+
+
+_ON_MOTIFS = {
+	"seqlets": (("tangermeme", "finding seqlets"),),
+	"annotation": (("memelite", "naming the motifs nearest to seqlets"),),
+	"motifs": (("modiscolite", "TF-MoDISco"),),
+	"modisco_report": (("modiscolite", "the report of TF-MoDISco"),),
+	"marginalize": (("memelite", "reading motifs"),),
+}
+
+
+def needed_extras(steps: Sequence[Step]) -> list[Need]:
+	"""The packages beyond the core that steps need, each with the first step that does."""
 	needs = []
 	for step in steps:
 		if step.name == "peaks":
-			needs.append(("MACS3", "pipeline", "calling peaks"))
+			needs.append(Need("MACS3", "pipeline", "calling peaks", step.name))
 		if step.name in ("peaks", "signals"):
 			files = [p for key in ("signals", "controls") for group in read_groups(step.settings[key]) for p in group]
 			if any(path.lower().endswith((".bam", ".sam", ".cram")) for path in files):
-				needs.append(("pysam", "pipeline", "reading SAM, BAM and CRAM"))
+				needs.append(Need("pysam", "pipeline", "reading SAM, BAM and CRAM", step.name))
 		if step.settings.get("tensorboard"):
-			needs.append(("tensorboard", "tensorboard", "the setting tensorboard"))
+			needs.append(Need("tensorboard", "tensorboard", "the setting tensorboard", step.name))
 		if step.name == "report":
-			needs.append(("matplotlib", "report", "the HTML report"))
-	return list(dict.fromkeys(needs))
+			needs.append(Need("matplotlib", "report", "the HTML report", step.name))
+		needs += [Need(package, "motifs", purpose, step.name) for package, purpose in _ON_MOTIFS.get(step.name, ())]
+	return list({need[:3]: need for need in reversed(needs)}.values())[::-1]

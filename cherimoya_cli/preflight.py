@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cherimoya.errors import (
 	CherimoyaError,
 	InputError,
+	MissingExtraError,
 	MissingFileError,
 	SettingsError,
 	ToolError,
@@ -27,7 +28,7 @@ from cherimoya.io.names import REMEDY, alike
 from cherimoya.memory import available_memory
 from cherimoya_cli.launching import resolve_devices
 from cherimoya_cli.measuring import check_splits_apart
-from cherimoya_cli.plan import Step, has_reads, needed_extras, split_files
+from cherimoya_cli.plan import Step, after, has_reads, needed_extras, split_files
 from cherimoya_cli.reads import (
 	ReadAccounting,
 	controls_of,
@@ -39,7 +40,7 @@ from cherimoya_cli.reads import (
 	read_groups,
 )
 from cherimoya_cli.resuming import check_beginning
-from cherimoya_cli.settings import SECTIONS, SPLIT_LOCI, SPLITS, PipelineSettings
+from cherimoya_cli.settings import SECTIONS, SPLIT_LOCI, SPLITS, STEPS, PipelineSettings
 from cherimoya_cli.utils import check_split, output_folder, resolve_device, warn, write_json
 
 if TYPE_CHECKING:
@@ -156,9 +157,8 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 
 	active = [step for step in steps if step.name in running]
 	made = {path for step in steps for path in step.outputs}
-	for package, extra, purpose in needed_extras(active):
-		if find_spec(package) is None:
-			errors.append(missing_extra(package, extra=extra, needed_for=purpose))
+	errors += missing_extras(settings, steps, active)
+	attempt(_check_motifs, active)
 	device = attempt(resolve_device, settings.device) if any("device" in step.settings for step in active) else "cpu"
 	if str(device).startswith("cuda"):
 		attempt(check_kernels)
@@ -196,6 +196,32 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 	attempt(_check_machine, settings, needs)
 	raise_together(errors)
 	return needs
+
+
+def missing_extras(settings: Any, steps: Sequence[Step], active: Sequence[Step]) -> list[CherimoyaError]:
+	"""An error for each package that the `active` ones among a run's steps need and that is not installed."""
+	missing = [need for need in needed_extras(active) if find_spec(need.package) is None]
+	lost = {need.step: after(steps, [need.step]) for need in missing}
+	spared = {name for name, names in lost.items() if not {"fit", "evaluate"} & set(names)}  # the rest is worth having
+	left_out = set(getattr(settings, "skip_steps", None) or ()).union(*(lost[name] for name in spared))
+	errors: list[CherimoyaError] = []
+	for need in missing:
+		text = str(missing_extra(need.package, extra=need.extra, needed_for=need.purpose))
+		if need.step in spared and len(steps) > 1:
+			text += f", or go on without it: skip_steps: {json.dumps([name for name in STEPS if name in left_out])}"
+		errors.append(MissingExtraError(text))
+	return errors
+
+
+def _check_motifs(active: Sequence[Step]) -> None:
+	"""Read the motif databases of the steps, if what reads them is there."""
+	if find_spec("memelite") is None:  # told already, with the command that adds it
+		return
+	from cherimoya.io.motifs import read_motifs
+
+	for path in dict.fromkeys(step.settings.get("motifs") for step in active):
+		if path is not None:
+			read_motifs(path)
 
 
 def check_kernels() -> None:
