@@ -783,6 +783,47 @@ class RunKeys(BaseModel):
 	dry_run: bool = Field(False, description="Print the steps and their commands, and run nothing.")
 
 
+class BatchKeys(BaseModel):
+	"""Which pipelines a batch has, and how many run at once."""
+
+	samples: str | list[dict[str, Any]] | dict[str, Any] | None = Field(
+		None,
+		description="The samples: a table (TSV) with a line for each, a list of settings for each, or patterns of file "
+		'names such as {"signals": "*.bw"}, in which * is the name of a sample.',
+		json_schema_extra={"expects": "the path of a table, a list of objects, or an object of patterns of file names"},
+	)
+	fold_files: Files | None = Field(
+		None,
+		description="Fold files, or patterns of their names: each sample is run with each of them; null: once, with "
+		"the splits of its settings.",
+		json_schema_extra={"expects": "a file, or a list of at least one file or pattern"},
+	)
+	executor: Literal["local", "slurm"] = Field(
+		"local", description="What runs the jobs: this machine, or a cluster under Slurm."
+	)
+	jobs_per_device: int = Field(
+		1,
+		ge=1,
+		description='Jobs that run at once on each device of this machine; device may be "*" in a batch: all GPUs.',
+		json_schema_extra={"unit": "jobs"},
+	)
+	job_memory: float | None = Field(
+		None,
+		gt=0,
+		description="Memory that a job takes; null: estimated from its files and its model.",
+		json_schema_extra={"unit": "GB"},
+	)
+	max_memory: float | None = Field(
+		None,
+		gt=0,
+		description="Memory that all jobs of this machine may take together; null: what is free.",
+		json_schema_extra={"unit": "GB"},
+	)
+	max_attempts: int = Field(
+		3, ge=1, description="How often a run starts a job that is killed, before it counts as failed."
+	)
+
+
 # Settings of each command: the classes that it reads.
 
 
@@ -1054,8 +1095,15 @@ class PipelineSettings(
 	report_parameters: ReportSettings = Field(default_factory=ReportSettings, description="The HTML report.")
 
 
+class BatchSettings(BatchKeys, NameKeys, Settings):
+	"""Settings of ``batch``, beside those of the pipelines that it runs."""
+
+	required: ClassVar = ("samples",)
+
+
 SETTINGS: dict[str, type[Settings]] = {
 	"pipeline": PipelineSettings,
+	"batch": BatchSettings,
 	"negatives": NegativesSettings,
 	"fit": FitSettings,
 	"evaluate": EvaluateSettings,

@@ -326,7 +326,7 @@ def test_a_default_attr_window_is_never_longer_than_the_window():
 
 def test_every_key_of_every_command_is_accepted_in_any_file():
 	content = {row.key: row.default for model in SETTINGS.values() for row in describe(model)} | FIT
-	content |= {"negative_ratio": 0.0, "variants": "variants.vcf", "motifs": "motifs.meme"}
+	content |= {"negative_ratio": 0.0, "variants": "variants.vcf", "motifs": "motifs.meme", "samples": "samples.tsv"}
 	for command in SETTINGS:
 		load_settings(command, content)
 
