@@ -1,17 +1,19 @@
 """What a trained model says about sequences: predictions, contributions of bases, effects of variants.
 
 Imported lazily: naming this package costs neither torch nor numpy. Functions that have the name of their module are
-not among its names: ``from cherimoya.interpret.deep_lift_shap import deep_lift_shap``, and likewise ``predict`` and
-``integrated_gradients``.
+not among its names: ``from cherimoya.interpret.deep_lift_shap import deep_lift_shap``, and likewise ``predict``,
+``integrated_gradients`` and ``marginalize``.
 """
 
 from importlib import import_module
 
 _HOMES = {
 	"Attribution": "cherimoya.interpret._contrast",
+	"Marginalization": "cherimoya.interpret.marginalize",
 	"Prediction": "cherimoya.interpret.predict",
 	"expected_counts": "cherimoya.interpret.predict",
 	"dinucleotide_shuffle": "cherimoya.interpret.references",
+	"draw_backgrounds": "cherimoya.interpret.marginalize",
 	"projected_contributions": "cherimoya.interpret.attribution",
 	"saturation_mutagenesis": "cherimoya.interpret.attribution",
 	"tangermeme_rules": "cherimoya.interpret.deep_lift_shap",

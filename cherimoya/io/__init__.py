@@ -25,7 +25,6 @@ _HOMES = {
 	"encode_batch": "batches",
 	"extract_windows": "windows",
 	"gc_matched_negatives": "negatives",
-	"information": "motifs",
 	"midpoints": "loci",
 	"one_hot": "genome",
 	"overlapping_regions": "loci",
