@@ -174,6 +174,14 @@ def _apply_overrides(content: dict[str, Any], overrides: Iterable[str], problems
 	return written
 
 
+def read_content(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+	"""What a JSON holds, with each ``key=value`` of ``--set`` written into it; errors as those of `load`."""
+	content, problems = read_json(path), Problems(str(path))
+	_apply_overrides(content, overrides, problems)
+	problems.raise_if_any()
+	return content
+
+
 # Resolving: which value each key takes.
 
 
