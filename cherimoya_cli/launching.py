@@ -41,6 +41,20 @@ _TAIL_LINES = 40
 _STOPPED = (130, 143)
 
 
+def refuse_ranks(command: str) -> None:
+	"""SettingsError when torchrun started several processes of a command that is one; the first of them tells it."""
+	size = os.environ.get("WORLD_SIZE", "1")
+	if "RANK" not in os.environ or size == "1":
+		return
+	if os.environ["RANK"] != "0":
+		time.sleep(SPEAK_SECONDS)
+		raise SystemExit(SettingsError.exit_code)
+	raise SettingsError(
+		f"torchrun, or what else sets RANK and WORLD_SIZE, has started {size} processes of 'cherimoya {command}', "
+		f"which is one; start it by itself, and let fit train on several devices: fit_parameters.devices: {size}"
+	)
+
+
 # ---- which devices ----------------------------------------------------------------------------------
 
 

@@ -302,6 +302,10 @@ def forecast(steps: Sequence[Step], *, trust: bool = False) -> dict[str, Status]
 # ---- from settings to steps -----------------------------------------------------------------------
 
 
+def _there(name):  # TEMPORARY
+	return name not in _OUTPUTS_OF or importlib.util.find_spec(_OUTPUTS_OF[name]) is not None
+
+
 @dataclass
 class _Draft:
 	"""Paths that steps hand on while the plan is made."""
@@ -346,7 +350,7 @@ class _Draft:
 		"""Add a step whose settings are those of its section with what was made filled in; its outputs."""
 		values = _filled(self.settings, name, made)
 		outputs = step_outputs(name, values)
-		if name in _OUTPUTS_OF and importlib.util.find_spec(_OUTPUTS_OF[name]) is None:  # TEMPORARY
+		if not _there(name):  # TEMPORARY
 			return outputs
 		self.add(name, title, values, outputs, inputs=inputs)
 		return outputs
@@ -611,10 +615,9 @@ def step_outputs(command: str, values: Mapping[str, Any]) -> list[str]:
 		suffixes = ["performance.tsv", "performance.json", "evaluation.npz"] + ["baselines.tsv"] * values["baselines"]
 		return [*(f"{stem}.{suffix}" for stem in stems for suffix in suffixes), accounting_path(name, "evaluate")]
 	if command == "predict":
-		from cherimoya_cli.commands.predict import prediction_paths
+		from cherimoya_cli.commands.predict import outputs
 
-		groups = [1 if isinstance(group, str) else len(group) for group in values["signals"] or [""]]
-		return [*prediction_paths(name, groups), f"{name}.predictions.npz", accounting_path(name, "predict")]
+		return outputs(values)
 	stem = f"{name}.attributions"
 	return [
 		values["ohe_filename"] or f"{stem}.ohe.npz",
@@ -666,6 +669,8 @@ def needed_extras(steps: Sequence[Step]) -> list[Need]:
 			files = [p for key in ("signals", "controls") for group in read_groups(step.settings[key]) for p in group]
 			if any(path.lower().endswith((".bam", ".sam", ".cram")) for path in files):
 				needs.append(Need("pysam", "pipeline", "reading SAM, BAM and CRAM", step.name))
+		if step.settings.get("output_format") == "hdf5":
+			needs.append(Need("h5py", "hdf5", "output_format hdf5", step.name))
 		if step.settings.get("tensorboard"):
 			needs.append(Need("tensorboard", "tensorboard", "the setting tensorboard", step.name))
 		if step.name == "report":
