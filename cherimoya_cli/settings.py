@@ -642,6 +642,13 @@ class MarginalizationKeys(BaseModel):
 		100, ge=1, description="Background loci that each motif is put into.", json_schema_extra={"unit": "loci"}
 	)
 	shuffle: bool = Field(False, description="Shuffle the background sequences first, keeping their dinucleotides.")
+	min_information: float = Field(
+		0.25,
+		ge=0,
+		le=2,
+		description="Positions of a motif with less information keep the base of the background; 0: no position does.",
+		json_schema_extra={"unit": "bits"},
+	)
 	attributions: bool = Field(
 		False, description="Also compute the contributions of the bases of each inserted motif; slow."
 	)
