@@ -581,7 +581,7 @@ class SeqletKeys(BaseModel):
 	bed_filename: str | None = Field(
 		None, min_length=1, description="BED of the attributed windows; null: {name}.attributions.bed."
 	)
-	threshold: float = Field(0.01, gt=0, lt=1, description="Largest p-value of a seqlet.")
+	threshold: float = Field(0.01, gt=0, lt=1, description="The p-values of seqlets are below it.")
 	min_seqlet_len: int = Field(4, ge=1, description="Length of the shortest seqlet.", json_schema_extra={"unit": "bp"})
 	max_seqlet_len: int = Field(25, ge=1, description="Length of the longest seqlet.", json_schema_extra={"unit": "bp"})
 	additional_flanks: int = Field(
@@ -589,12 +589,17 @@ class SeqletKeys(BaseModel):
 	)
 
 
-class AnnotationKeys(BaseModel):
-	"""How seqlets are compared with known motifs by Tomtom."""
+class SeqletFileKeys(BaseModel):
+	"""The seqlets to name."""
 
 	seqlet_filename: str | None = Field(
 		None, min_length=1, description="BED of the seqlets to annotate; null: {name}.seqlets.bed."
 	)
+
+
+class AnnotationKeys(BaseModel):
+	"""How seqlets are compared with known motifs by Tomtom."""
+
 	n_nearest: int = Field(
 		1, ge=1, description="Motifs named for each seqlet, the nearest first.", json_schema_extra={"unit": "motifs"}
 	)
@@ -604,7 +609,7 @@ class AnnotationKeys(BaseModel):
 	n_score_bins: int = Field(100, ge=2, description="Bins of Tomtom's scores of columns.")
 	n_median_bins: int = Field(1000, ge=2, description="Bins for the medians of Tomtom's scores.")
 	n_target_bins: int = Field(100, ge=2, description="Bins that Tomtom rounds the motifs' columns to.")
-	n_cache: int = Field(250, ge=1, description="Longest motif or seqlet that Tomtom makes room for.")
+	n_cache: int = Field(250, ge=1, description="Room that Tomtom sets aside at first; no result depends on it.")
 
 
 class ModiscoKeys(BaseModel):
@@ -940,17 +945,39 @@ class AttributeSettings(AttributionFileKeys, AttributionKeys, SeedKeys, Inferenc
 	"""Settings of ``attribute``."""
 
 
-class AnnotationSettings(AnnotationKeys, OutputKeys, JobKeys, MotifKeys, VerboseKeys, SequenceKeys, NameKeys, Settings):
+class AnnotationSettings(
+	AnnotationKeys,
+	SeqletFileKeys,
+	OutputKeys,
+	JobKeys,
+	MotifKeys,
+	VerboseKeys,
+	SequenceKeys,
+	NameKeys,
+	Settings,
+):
 	"""Settings of the pipeline's step that names the seqlets' nearest motifs."""
 
 	required: ClassVar = ("sequences", "motifs")
 
 
-class SeqletsSettings(SeqletKeys, AttributionFileKeys, AnnotationSettings):
+class SeqletsSettings(
+	SeqletKeys,
+	AttributionFileKeys,
+	AnnotationKeys,
+	OutputKeys,
+	JobKeys,
+	MotifKeys,
+	VerboseKeys,
+	NameKeys,
+	Settings,
+):
 	"""Settings of ``seqlets``, which also annotates when motifs are given."""
 
-	required: ClassVar = ()
-	forced: ClassVar = {"motifs": None}
+	forced: ClassVar = {
+		"motifs": None,
+		**{key: field.default for key, field in {**AnnotationKeys.model_fields, **JobKeys.model_fields}.items()},
+	}
 
 
 class ModiscoReportSettings(ModiscoReportKeys, OutputKeys, JobKeys, MotifKeys, VerboseKeys, NameKeys, Settings):
