@@ -64,6 +64,14 @@ def join_problems(problems: Iterable[str]) -> str:
 	return "\n".join(lines)
 
 
+def split_problems(message: str) -> list[str]:
+	"""The problems of a message that `join_problems` made; a message of another kind is one problem."""
+	head, *lines = message.split("\n")
+	if head.endswith(" problems:") and all(line.startswith("  ") for line in lines):
+		return [line.strip().split(". ", 1)[-1] for line in lines]
+	return [message]
+
+
 def missing_extra(package: str, *, extra: str, needed_for: str) -> MissingExtraError:
 	"""The error for an optional package that is not installed, with the command that adds it.
 

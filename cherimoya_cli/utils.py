@@ -172,19 +172,19 @@ def find_file_problems(parts: Iterable["Settings"]) -> Iterator[str]:
 			if path in seen or is_remote(path):
 				continue
 			seen.add(path)
-			fault = _file_fault(path)
+			fault = file_fault(path)
 			if fault:
 				origin = settings.origins.get(key)
 				yield f"{path}: {fault} ({origin.key if origin else key} in {settings.source})"
 		name = getattr(settings, "name", None)
 		if name is not None and f"name {name}" not in seen:
 			seen.add(f"name {name}")
-			fault = _folder_fault(name)
+			fault = folder_fault(name)
 			if fault:
 				yield f"{output_folder(name)}: {fault} (name in {settings.source}); choose another folder in name"
 
 
-def _file_fault(path: str) -> str | None:
+def file_fault(path: str) -> str | None:
 	"""What keeps an input file from being read, or None."""
 	try:
 		with open(path, "rb") as handle:
@@ -199,7 +199,7 @@ def _file_fault(path: str) -> str | None:
 	return None
 
 
-def _folder_fault(name: str) -> str | None:
+def folder_fault(name: str) -> str | None:
 	"""What keeps files from being written under a name, or None. Nothing is left behind."""
 	if name.endswith(("/", os.sep)):
 		return f"the name '{name}' ends with the folder; add the beginning of the files' names"
