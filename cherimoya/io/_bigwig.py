@@ -20,6 +20,7 @@ _MAGIC, _CHROMS_MAGIC, _INDEX_MAGIC = 0x888FFC26, 0x78CA8C91, 0x2468ACE0
 _BED_GRAPH, _VARIABLE_STEP, _FIXED_STEP = 1, 2, 3
 _MOST_LEVELS = 64
 _WASTE = 1 << 16  # bytes between blocks that are read rather than jumped over
+_SPARSE = 8  # bases for each one with a value, from which on values are put in place one by one
 
 
 class Unusual(Exception):
@@ -35,12 +36,13 @@ class _Blocks:
 		if (self.starts[1:] < self.ends[:-1]).any():
 			raise Unusual("blocks overlap")
 
-	def holding(self, starts: np.ndarray, width: int) -> np.ndarray:
+	def holding(self, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
 		"""The numbers of the blocks that share a base with a window; the windows' starts are sorted."""
+		ends = np.sort(ends)
 		first = int(np.searchsorted(self.ends, starts[0], side="right"))
-		last = int(np.searchsorted(self.starts, starts[-1] + width, side="left"))
+		last = int(np.searchsorted(self.starts, ends[-1], side="left"))
 		begun = np.searchsorted(starts, self.ends[first:last], side="left")
-		over = np.searchsorted(starts, self.starts[first:last] - width, side="right")
+		over = np.searchsorted(ends, self.starts[first:last], side="right")
 		return first + np.flatnonzero(begun > over)
 
 
@@ -60,7 +62,7 @@ class BigWig:
 		self._buffer = 0
 		self._last: tuple[int, tuple[np.ndarray, ...]] = (-1, ())  # where a block lies, and what it holds
 
-	def stretch(self, chrom: str, starts: np.ndarray, width: int, *, absolute: bool) -> np.ndarray:
+	def stretch(self, chrom: str, starts: np.ndarray, ends: np.ndarray, *, absolute: bool) -> np.ndarray:
 		"""The values from the first base of the windows to the last, which are right where there is a window.
 
 		Parameters
@@ -69,14 +71,14 @@ class BigWig:
 			The chromosome, as the file calls it.
 		starts: numpy.ndarray of int64, shape=(n,)
 			The first base of each window, in ascending order.
-		width: int
-			The width of each window in bp.
+		ends: numpy.ndarray of int64, shape=(n,)
+			The base behind the last one of each window.
 		absolute: bool
 			Take absolute values.
 
 		Returns
 		-------
-		numpy.ndarray, shape=(starts[-1] + width - starts[0],)
+		numpy.ndarray, shape=(ends.max() - starts[0],)
 			uint8 where that holds all values that were read exactly, else float32; 0 in gaps and for NaN.
 
 		Raises
@@ -86,9 +88,9 @@ class BigWig:
 		"""
 		if self._blocks is None:
 			self._blocks = self._read_index()
-		first, last = int(starts[0]), int(starts[-1]) + width
+		first, last = int(starts[0]), int(ends.max())
 		blocks = self._blocks.get(chrom)
-		numbers = () if blocks is None else blocks.holding(starts, width)
+		numbers = () if blocks is None else blocks.holding(starts, ends)
 		if not len(numbers):
 			return np.zeros(last - first, dtype=np.uint8)
 		begins, ends, values = (
@@ -217,8 +219,13 @@ def _spread(begins: np.ndarray, ends: np.ndarray, values: np.ndarray, first: int
 		values = small if np.array_equal(small, values) else values
 	elif not len(values):
 		values = values.astype(np.uint8)
-	if (ends - begins == 1).all():
+	lengths = ends - begins
+	covered = int(lengths.sum())
+	if covered * _SPARSE < last - first or covered == len(lengths):
 		out = np.zeros(last - first, dtype=values.dtype)
+		if covered > len(lengths):  # base by base
+			begins = np.repeat(begins + lengths - np.cumsum(lengths), lengths) + np.arange(covered)
+			values = np.repeat(values, lengths)
 		out[begins] = values
 		return out
 	# Gaps and values by turns: the gap before each value, the value, and the gap behind the last one.

@@ -291,10 +291,13 @@ def _read(request: Request) -> Part:
 	jitter, width = request.max_jitter, request.in_window + 2 * request.max_jitter
 	starts = request.mids - request.in_window // 2 - jitter
 	codes = np.empty((len(request), width), dtype=np.uint8)
-	for rows in stretches(request.chroms, starts, width):
-		first = int(starts[rows[0]])
-		bases = request.genome.read(request.chroms[rows[0]], first, int(starts[rows[-1]]) + width)
-		codes[rows] = cut(bases, starts[rows] - first, width)
+	for chrom in dict.fromkeys(request.chroms.tolist()):
+		mine = np.flatnonzero(request.chroms == chrom)
+		mine = mine[np.argsort(starts[mine], kind="stable")]
+		for piece in stretches([(starts[mine], width)]):
+			first = int(piece.starts[0])
+			bases = request.genome.read(chrom, first, int(piece.ends[-1]))
+			codes[mine[piece.rows[0]]] = cut(bases, piece.starts - first, width)
 	signals = controls = totals = None
 	if request.tracks is not None:
 		out = request.mids - request.out_window // 2 - jitter

@@ -1,6 +1,6 @@
-"""Work spread over processes.
+"""Work spread over processes: this one, and others.
 
-The processes are new interpreters that import what the work needs and nothing else: neither the caller's main module,
+The others are new interpreters that import what the work needs and nothing else: neither the caller's main module,
 which may start everything anew, nor its threads and GPU, which a forked process cannot use. They end with their parent.
 """
 
@@ -26,7 +26,7 @@ def n_cores() -> int:
 
 
 def spread(work: Callable[[Any], Any], tasks: Sequence[Any], workers: int) -> Iterator[tuple[int, Any]]:
-	"""Yield (i, work(tasks[i])) as results come, in any order; in this process when `workers` is 1.
+	"""Yield (i, work(tasks[i])) as results come, in any order; this process works too, while the others start.
 
 	Parameters
 	----------
@@ -35,38 +35,25 @@ def spread(work: Callable[[Any], Any], tasks: Sequence[Any], workers: int) -> It
 	tasks: sequence
 		Its arguments, one call each; what pickle can carry.
 	workers: int
-		Processes.
+		Processes, this one among them.
 
 	Raises
 	------
 	ToolError
 		A process died. What `work` raises is raised here.
 	"""
-	workers = min(workers, len(tasks))
-	if workers <= 1:
-		yield from ((i, work(task)) for i, task in enumerate(tasks))
-		return
 	todo: queue.SimpleQueue = queue.SimpleQueue()
 	done: queue.SimpleQueue = queue.SimpleQueue()
 	for i, task in enumerate(tasks):
 		todo.put((i, task))
-	setup = pickle.dumps(work)
-	environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-	children = [
-		subprocess.Popen(
-			[sys.executable, "-c", _PROGRAM, *map(os.path.abspath, sys.path)],
-			stdin=subprocess.PIPE,
-			stdout=subprocess.PIPE,
-			env=environment,
-		)
-		for _ in range(workers)
-	]
+	children = [_child() for _ in range(min(workers, len(tasks)) - 1)]
+	setup = pickle.dumps(work) if children else b""
 	threads = [threading.Thread(target=_feed, args=(child, setup, todo, done), daemon=True) for child in children]
 	try:
 		for thread in threads:
 			thread.start()
 		for _ in tasks:
-			i, error, value = done.get()
+			i, error, value = _next(work, todo, done)
 			if error is not None:
 				raise error
 			yield i, value
@@ -79,6 +66,29 @@ def spread(work: Callable[[Any], Any], tasks: Sequence[Any], workers: int) -> It
 			for pipe in (child.stdin, child.stdout):
 				with suppress(OSError):  # a task that nobody takes any more
 					pipe.close()
+
+
+def _child() -> subprocess.Popen:
+	"""A process that waits for work."""
+	return subprocess.Popen(
+		[sys.executable, "-c", _PROGRAM, *map(os.path.abspath, sys.path)],
+		stdin=subprocess.PIPE,
+		stdout=subprocess.PIPE,
+		env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+	)
+
+
+def _next(
+	work: Callable[[Any], Any], todo: queue.SimpleQueue, done: queue.SimpleQueue
+) -> tuple[int, Exception | None, Any]:
+	"""The number of a task, its error if there was one, and its result: of another process, or else made here."""
+	with suppress(queue.Empty):
+		return done.get_nowait()
+	try:
+		i, task = todo.get_nowait()
+	except queue.Empty:
+		return done.get()
+	return i, None, work(task)
 
 
 def _feed(child: subprocess.Popen, setup: bytes, todo: queue.SimpleQueue, done: queue.SimpleQueue) -> None:

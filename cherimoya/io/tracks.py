@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -198,16 +198,44 @@ class Tracks:
 		starts = np.asarray(starts, dtype=np.int64)
 		chroms = np.asarray(chroms, dtype=object)
 		values = np.empty((len(starts), len(self.paths), width), dtype=np.uint8)
-		pieces = list(stretches(chroms, starts, width, _FREE_GAP))
-		for t in range(len(self.paths)):
-			self._check_places(t, chroms, starts, width)
-			for rows in pieces:
-				stretch = self._stretch(t, chroms[rows[0]], starts[rows], width)
-				values = values.astype(np.result_type(values, stretch), copy=False)
-				values[rows, t] = cut(stretch, starts[rows] - starts[rows[0]], width)
-			if values.dtype != np.uint8:
-				self._check_values(values[:, t], t, chroms, starts)
+		for chrom in dict.fromkeys(chroms.tolist()):
+			rows = np.flatnonzero(chroms == chrom)
+			rows = rows[np.argsort(starts[rows], kind="stable")]
+			(found,) = self.read(chrom, [(starts[rows], width)])
+			values = values.astype(np.result_type(values, found), copy=False)
+			values[rows] = found
 		return values
+
+	def read(self, chrom: str, windows: "Sequence[tuple[np.ndarray, int]]") -> list[np.ndarray]:
+		"""As :meth:`small_windows` for several lots of windows on one chromosome, each place being read once.
+
+		Parameters
+		----------
+		chrom: str
+			The chromosome.
+		windows: sequence of (starts, width)
+			The first base of each window of a lot, in ascending order, and their width in bp.
+
+		Returns
+		-------
+		list of numpy.ndarray, shape=(n, T, width)
+			For each lot, uint8 where that holds all its values exactly, else float32.
+		"""
+		found = [np.empty((len(starts), len(self.paths), width), dtype=np.uint8) for starts, width in windows]
+		pieces = list(stretches(windows, _FREE_GAP))
+		for t in range(len(self.paths)):
+			for starts, width in windows:
+				self._check_places(t, chrom, starts, width)
+			for piece in pieces:
+				stretch = self._stretch(t, chrom, piece.starts, piece.ends)
+				for k, ((starts, width), rows) in enumerate(zip(windows, piece.rows, strict=True)):
+					if rows.start < rows.stop:
+						found[k] = found[k].astype(np.result_type(found[k], stretch), copy=False)
+						found[k][rows, t] = cut(stretch, starts[rows] - piece.starts[0], width)
+			for values, (starts, _) in zip(found, windows, strict=True):
+				if values.dtype != np.uint8:
+					self._check_values(values[:, t], t, chrom, starts)
+		return found
 
 	def sums(self, chroms: Sequence[str], starts: Sequence[int], width: int) -> np.ndarray:
 		"""The total of each group over windows of one width, shape=(n, G), float64; see :meth:`windows`."""
@@ -219,27 +247,27 @@ class Tracks:
 			totals[part] = group_totals(self.small_windows(chroms[part], starts[part], width), self.groups)
 		return totals
 
-	def _check_places(self, t: int, chroms: np.ndarray, starts: np.ndarray, width: int) -> None:
-		"""Raise InputError for the first window that the file's chromosomes do not hold."""
-		known = {chrom: self._sizes[t].get(chrom, -1) for chrom in set(chroms.tolist())}
-		sizes = np.array([known[chrom] for chrom in chroms] if len(known) > 1 else [*known.values()] * len(chroms))
-		outside = np.flatnonzero((starts < 0) | (starts + width > sizes))
+	def _check_places(self, t: int, chrom: str, starts: np.ndarray, width: int) -> None:
+		"""Raise InputError for the first window that the file's chromosome does not hold."""
+		size = self._sizes[t].get(chrom, -1)
+		outside = np.flatnonzero((starts < 0) | (starts + width > size))
 		if len(outside):
-			i = outside[0]
-			found = "has no such chromosome" if sizes[i] < 0 else f"the chromosome has {sizes[i]:,} bp"
-			raise InputError(f"{self.paths[t]}: cannot read {chroms[i]}:{starts[i]}-{starts[i] + width}, {found}")
+			start = starts[outside[0]]
+			found = "has no such chromosome" if size < 0 else f"the chromosome has {size:,} bp"
+			raise InputError(f"{self.paths[t]}: cannot read {chrom}:{start}-{start + width}, {found}")
 
-	def _stretch(self, t: int, chrom: str, starts: np.ndarray, width: int) -> np.ndarray:
+	def _stretch(self, t: int, chrom: str, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
 		"""The values of one track over a stretch, right where there are windows; their starts are sorted."""
 		quick = self._quick[t]
 		if quick is not None:
 			try:
-				return quick.stretch(self._called[t][chrom], starts, width, absolute=self.absolute)
+				return quick.stretch(self._called[t][chrom], starts, ends, absolute=self.absolute)
 			except Unusual:
 				pass
-		values = np.zeros(int(starts[-1] - starts[0]) + width, dtype=np.float32)
-		for group in np.split(starts, np.flatnonzero(np.diff(starts) > width + LARGEST_GAP) + 1):
-			first, last = int(group[0]), int(group[-1]) + width
+		ends = np.maximum.accumulate(ends)
+		values = np.zeros(int(ends[-1] - starts[0]), dtype=np.float32)
+		for group in np.split(np.arange(len(starts)), np.flatnonzero(starts[1:] > ends[:-1] + LARGEST_GAP) + 1):
+			first, last = int(starts[group[0]]), int(ends[group[-1]])
 			values[first - int(starts[0]) : last - int(starts[0])] = self._values(t, chrom, first, last)
 		return values
 
@@ -256,7 +284,7 @@ class Tracks:
 		np.putmask(values, np.isnan(values), np.float32(0))
 		return np.abs(values) if self.absolute else values
 
-	def _check_values(self, values: np.ndarray, t: int, chroms: np.ndarray, starts: np.ndarray) -> None:
+	def _check_values(self, values: np.ndarray, t: int, chrom: str, starts: np.ndarray) -> None:
 		"""Raise InputError for the first value, shape=(n, width), that is negative or infinite."""
 		if not values.size or (values.min() >= 0 and np.isfinite(values.max())):
 			return
@@ -269,22 +297,47 @@ class Tracks:
 		)
 		raise InputError(
 			f"{self.paths[t]}: {'negative' if negative else 'infinite'} value {values[i, j]:g} at "
-			f"{chroms[i]}:{starts[i] + j} (0-based), but counts are expected; {remedy}"
+			f"{chrom}:{starts[i] + j} (0-based), but counts are expected; {remedy}"
 		)
 
 
-def stretches(chroms: np.ndarray, starts: np.ndarray, width: int, gap: int = LARGEST_GAP) -> Iterator[np.ndarray]:
-	"""Yield the windows, in groups sorted by start, that are read in one go: at most a gap apart on one chromosome.
+class Stretch(NamedTuple):
+	"""Windows of one chromosome that are read in one go.
+
+	Attributes
+	----------
+	starts, ends: numpy.ndarray of int64, shape=(n,)
+		The windows, by their starts in ascending order.
+	rows: list of slice
+		Which windows of each lot they are.
+	"""
+
+	starts: np.ndarray
+	ends: np.ndarray
+	rows: list[slice]
+
+
+def stretches(windows: Sequence[tuple[np.ndarray, int]], gap: int = LARGEST_GAP) -> Iterator[Stretch]:
+	"""Yield the windows of several lots, (starts in ascending order, width), in stretches at most a gap apart.
 
 	A read costs as much as some 40 kb of values, so it pays to read over small gaps.
 	"""
+	starts = np.concatenate([starts for starts, _ in windows])
 	if not len(starts):
 		return
-	order = np.lexsort((starts, np.unique(chroms.astype(str), return_inverse=True)[1]))
-	new = (chroms[order][1:] != chroms[order][:-1]) | (np.diff(starts[order]) > width + gap)
-	for rows in np.split(order, np.flatnonzero(new) + 1):
-		pieces = (starts[rows] - starts[rows[0]]) // _LONGEST_STRETCH
-		yield from np.split(rows, np.flatnonzero(np.diff(pieces)) + 1)
+	ends = np.concatenate([starts + width for starts, width in windows])
+	lots = np.repeat(np.arange(len(windows)), [len(lot) for lot, _ in windows])
+	order = np.argsort(starts, kind="stable")
+	starts, ends, lots = starts[order], ends[order], lots[order]
+	new = np.flatnonzero(starts[1:] > np.maximum.accumulate(ends)[:-1] + gap) + 1
+	before = [0] * len(windows)
+	for group in np.split(np.arange(len(starts)), new):
+		pieces = (starts[group] - starts[group[0]]) // _LONGEST_STRETCH
+		for piece in np.split(group, np.flatnonzero(np.diff(pieces)) + 1):
+			counts = np.bincount(lots[piece], minlength=len(windows)).tolist()
+			rows = [slice(at, at + n) for at, n in zip(before, counts, strict=True)]
+			before = [at.stop for at in rows]
+			yield Stretch(starts[piece], ends[piece], rows)
 
 
 def cut(values: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:

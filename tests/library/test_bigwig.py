@@ -111,7 +111,7 @@ def test_windows_are_those_of_pybigwig(tmp_path, sections, zipped, per_node, dat
 	quick, slow = BigWig(path), pyBigWig.open(path)
 	for chrom, size in SIZES.items():
 		starts = np.array(sorted(data.draw(st.lists(st.integers(0, size - width), min_size=1, max_size=5))))
-		stretch = quick.stretch(chrom, starts, width, absolute=False)
+		stretch = quick.stretch(chrom, starts, starts + width, absolute=False)
 		assert stretch.shape == (starts[-1] + width - starts[0],)
 		for start in starts.tolist():
 			expected = slow.values(chrom, start, start + width, numpy=True)
@@ -128,14 +128,14 @@ def test_windows_are_those_of_pybigwig(tmp_path, sections, zipped, per_node, dat
 def test_values_are_in_the_smallest_type_that_is_exact(tmp_path, values, dtype):
 	entries = [(i, i + 1, value) for i, value in enumerate(values)]
 	reader = BigWig(write_sections(tmp_path / "a.bw", [("chr1", "bedGraph", entries)]))
-	found = reader.stretch("chr1", np.array([0]), 5, absolute=False)
+	found = reader.stretch("chr1", np.array([0]), np.array([5]), absolute=False)
 	assert found.dtype == dtype
 	assert found.tolist() == [*np.nan_to_num(values), *[0] * (5 - len(values))]
 
 
 def test_absolute_values(tmp_path):
 	reader = BigWig(write_sections(tmp_path / "a.bw", [("chr1", "bedGraph", [(0, 2, -3.0), (4, 5, 2.0)])]))
-	assert reader.stretch("chr1", np.array([0]), 6, absolute=True).tolist() == [3, 3, 0, 0, 2, 0]
+	assert reader.stretch("chr1", np.array([0]), np.array([6]), absolute=True).tolist() == [3, 3, 0, 0, 2, 0]
 
 
 def test_only_blocks_with_windows_are_read(tmp_path):
@@ -145,7 +145,7 @@ def test_only_blocks_with_windows_are_read(tmp_path):
 	read = []
 	unzipped = reader._unzipped
 	reader._unzipped = lambda data: read.append(1) or unzipped(data)
-	stretch = reader.stretch("chr1", starts, 10, absolute=False)
+	stretch = reader.stretch("chr1", starts, starts + 10, absolute=False)
 	assert len(read) == 4  # 10-30 and 300-320
 	assert stretch[:13].tolist() == [10] * 5 + [20] * 8 and stretch[-10:].tolist() == [300] * 5 + [310] * 5
 
@@ -162,7 +162,7 @@ UNUSUAL = {
 def test_what_is_unusual_is_left_to_pybigwig(tmp_path, sections):
 	path = write_sections(tmp_path / "a.bw", sections)
 	with pytest.raises(Unusual):
-		BigWig(path).stretch("chr1", np.array([0]), 40, absolute=False)
+		BigWig(path).stretch("chr1", np.array([0]), np.array([40]), absolute=False)
 	with pyBigWig.open(path) as file:
 		expected = np.nan_to_num(file.values("chr1", 0, 40, numpy=True))
 	assert np.array_equal(Tracks(path).windows(["chr1"], [0], 40)[0, 0], expected)
@@ -176,7 +176,7 @@ def test_a_broken_block_is_an_error_of_the_file(tmp_path):
 	data[at : at + 8] = b"\xff" * 8
 	path.write_bytes(bytes(data))
 	with pytest.raises(Unusual, match="broken"):
-		BigWig(str(path)).stretch("chr1", np.array([0]), 9, absolute=False)
+		BigWig(str(path)).stretch("chr1", np.array([0]), np.array([9]), absolute=False)
 	with pytest.raises(InputError, match=r"a\.bw: chr1:0-9 cannot be read .* make it again"):
 		Tracks(str(path)).windows(["chr1"], [0], 9)
 
@@ -187,4 +187,4 @@ def test_a_truncated_file_is_unusual(tmp_path, cut):
 	write_sections(path, [ONE, ("chr2", "bedGraph", [(0, 4, 1.0)])])
 	path.write_bytes(path.read_bytes()[:cut])
 	with pytest.raises(Unusual):
-		BigWig(str(path)).stretch("chr1", np.array([0]), 9, absolute=False)
+		BigWig(str(path)).stretch("chr1", np.array([0]), np.array([9]), absolute=False)
