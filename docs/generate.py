@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cherimoya_cli.recipes import RECIPES, SUMMITS, Choice
 from cherimoya_cli.registry import COMMANDS
 from cherimoya_cli.settings import SECTIONS, SETTINGS, help_tables
 
@@ -47,6 +48,34 @@ def settings() -> str:
 					f"### {section}\n\nKeys of the step `{step}`; those of the top level may be given here as well.\n"
 				)
 			parts.append(_table(rows) + "\n")
+	return "\n".join(parts)
+
+
+def recipe_json(assay: str) -> dict[str, Any]:
+	"""What ``pipeline-json --assay`` puts into the JSON, for a BAM whose peaks are called."""
+	content: dict[str, Any] = {}
+	for choice in _choices(assay):
+		(content.setdefault(choice.section, {}) if choice.section else content)[choice.key] = choice.value
+	return content
+
+
+def _choices(assay: str) -> list[Choice]:
+	"""The choices for a BAM whose peaks are called."""
+	summits = Choice("fit_parameters", "summits", True, SUMMITS.format(why="MACS3 tells it"))
+	return [*RECIPES[assay].choices, summits]
+
+
+def recipes() -> str:
+	"""A section for each assay: the command, what it puts into the JSON, and why."""
+	parts = []
+	for assay, recipe in RECIPES.items():
+		rows = [f"| `{c.dotted}` | `{json.dumps(c.value)}` | {_cell(c.reason)} |" for c in _choices(assay)]
+		table = "\n".join(["| key | value | why |", "|---|---|---|", *rows])
+		content = json.dumps(recipe_json(assay), indent="\t")
+		parts.append(
+			f"## {recipe.title}\n\n```bash\ncherimoya pipeline-json --assay {assay} -s hg38.fa -i reads.bam -n "
+			f"{assay} -o {assay}.json\n```\n\n```json\n{content}\n```\n\n{table}\n"
+		)
 	return "\n".join(parts)
 
 
@@ -266,6 +295,7 @@ def write(app: Any = None) -> None:
 	(FOLDER / "benchmarks.inc.md").write_text(benchmarks(), encoding="utf-8")
 	(FOLDER / "commands.inc.md").write_text(commands(), encoding="utf-8")
 	(FOLDER / "ctcf_motif.inc.md").write_text(ctcf_motif(), encoding="utf-8")
+	(FOLDER / "recipes.inc.md").write_text(recipes(), encoding="utf-8")
 	(FOLDER / "settings.inc.md").write_text(settings(), encoding="utf-8")
 	(FOLDER / "windows_memory.inc.md").write_text(windows_memory(), encoding="utf-8")
 	(FOLDER / "chunks_memory.inc.md").write_text(chunks_memory(), encoding="utf-8")

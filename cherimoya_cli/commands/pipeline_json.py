@@ -1,11 +1,18 @@
 """``cherimoya pipeline-json``: write the JSON of a pipeline, complete with every default, from flags."""
 
 import argparse
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 from cherimoya_cli.utils import add_setting_argument, chrom_sizes_of, say, write_json
 
+if TYPE_CHECKING:
+	from cherimoya_cli.recipes import Choice
+
 READS_SETTINGS = False
+
+ASSAYS = ("atac", "dnase", "chipseq-tf", "chip-nexus", "procap")
+"""The names of `cherimoya_cli.recipes.RECIPES`, so that help need not import them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,22 +38,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 	add("pipeline", "name", "-n", "--name", required=True, metavar="NAME")
 	add("pipeline", "motifs", "-m", "--motifs", metavar="MEME")
 	parser.add_argument("-o", "--output", required=True, metavar="JSON", help="the JSON to write")
-	read = "preprocessing"
-	add(read, "unstranded", "-u", "--unstranded", action="store_true")
-	add(read, "fragments", "-f", "--fragments", action="store_true")
-	add(read, "paired_end", "-pe", "--paired_end", "--paired-end", action="store_true")
+	parser.add_argument(
+		"--assay",
+		choices=ASSAYS,
+		help="choose strands, shifts, what reads are, windows and jitter for this assay, and say why; flags beat it",
+	)
+	read, either = "preprocessing", {"action": argparse.BooleanOptionalAction}
+	add(read, "unstranded", "-u", "--unstranded", **either)
+	add(read, "fragments", "-f", "--fragments", **either)
+	add(read, "paired_end", "-pe", "--paired_end", "--paired-end", **either)
 	add(read, "pos_shift", "-ps", "--pos_shift", "--pos-shift", type=int, metavar="BP")
 	add(read, "neg_shift", "-ns", "--neg_shift", "--neg-shift", type=int, metavar="BP")
 	add(read, "scale_factor", "-sf", "--scale_factor", "--scale-factor", type=float, metavar="FACTOR")
 
 
 def run(args: argparse.Namespace) -> int:
-	"""Read the flags, propose a split for the genome, write the JSON; returns the exit code."""
+	"""Read the flags, follow the assay's recipe, propose a split for the genome, write the JSON; the exit code."""
 	content = compose(args)
 	check(content)
+	choices = follow(content, args) if args.assay else []
+	if choices:
+		check(content)
 	split = propose(content)
 	write_json(args.output, content)
 	say(f"Wrote {args.output}")
+	for choice in choices:
+		say(f"  {choice.dotted} = {json.dumps(choice.value)}: {choice.reason}")
 	if split:
 		say(f"The default split is for hg38 and does not suit this genome; one was chosen by size: {split}")
 		say(f"Change it under fit_parameters in {args.output} if other chromosomes should be held out.")
@@ -59,7 +76,7 @@ def compose(args: argparse.Namespace) -> dict[str, Any]:
 	from cherimoya_cli.settings import defaults
 
 	content = defaults("pipeline")
-	given = {key: value for key, value in vars(args).items() if value is not None and key != "output"}
+	given = {key: value for key, value in vars(args).items() if value is not None and key not in ("output", "assay")}
 	for key in ("signals", "controls"):
 		if key in given:
 			given[key] = [pair.split(",") if "," in pair else pair for pair in given[key]]
@@ -67,6 +84,17 @@ def compose(args: argparse.Namespace) -> dict[str, Any]:
 	for key, value in given.items():
 		(reads if key in reads and key not in content else content)[key] = value
 	return content
+
+
+def follow(content: dict[str, Any], args: argparse.Namespace) -> "list[Choice]":
+	"""Put the choices of the assay's recipe into the content, but for those that flags made; what was put there."""
+	from cherimoya_cli.recipes import choose
+
+	choices = choose(args.assay, content["signals"], content["loci"])
+	taken = [choice for choice in choices if getattr(args, choice.key, None) is None]
+	for choice in taken:
+		(content[choice.section] if choice.section else content)[choice.key] = choice.value
+	return taken
 
 
 def propose(content: dict[str, Any]) -> str:

@@ -1,13 +1,21 @@
 """``pipeline-json``: a complete JSON out of flags, with a split that suits the genome."""
 
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
 from cherimoya_cli.__main__ import main
+from cherimoya_cli.commands.pipeline_json import ASSAYS
+from cherimoya_cli.reads import count_ends
+from cherimoya_cli.recipes import RECIPES
 from cherimoya_cli.settings import defaults, load_settings
 from cherimoya_cli.splits import propose_split
+
+_spec = importlib.util.spec_from_file_location("generate", Path(__file__).resolve().parents[2] / "docs" / "generate.py")
+generate = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(generate)
 
 HUMAN = {f"chr{c}": 400 for c in [*range(1, 23), "X", "Y"]}
 
@@ -109,3 +117,121 @@ def test_mistakes(folder, capsys, flags, code, fragments):
 	for fragment in fragments:
 		assert fragment in message
 	assert sorted(place.iterdir()) == before
+
+
+# Recipes.
+
+READS = {
+	"a.bam": "content",
+	"ends.bed": "chr1\t10\t60\tr\t0\t+\n",
+	"plain.bed": "chr1\t10\t60\n",
+	"pairs.bedpe": "chr1\t10\t60\tchr1\t90\t120\n",
+	"cells.tsv": "# a comment\nchr1\t10\t60\tACGT-1\t2\n",
+	"narrow.bed": "chr1\t10\t60\tp\t1\t.\t1\t1\t1\t20\n",
+	"no_summit.bed": "chr1\t10\t60\tp\t1\t.\t1\t1\t1\t-1\n",
+}
+
+
+@pytest.fixture
+def reads(folder):
+	"""A working folder with reads of several layouts."""
+	folder(HUMAN)
+	for name, text in READS.items():
+		Path(name).write_text(text)
+
+
+@pytest.mark.parametrize("assay", RECIPES)
+def test_an_assay_gives_what_the_docs_say(reads, assay, capsys):
+	documented = generate.recipe_json(assay)
+	content = write("--assay", assay, "-i", "a.bam")
+	plain = defaults("pipeline")
+	for key, value in documented.items():
+		if isinstance(value, dict):
+			assert content[key] == {**plain[key], **value}
+		else:
+			assert content[key] == value
+	assert {key for key in content if content[key] != plain[key]} <= {*documented, "sequences", "name", "signals"}
+	said = capsys.readouterr().out
+	for choice in RECIPES[assay].choices:
+		assert f"  {choice.dotted} = {json.dumps(choice.value)}: {choice.reason}" in said
+		assert f"| `{choice.dotted}` | `{json.dumps(choice.value)}` | {choice.reason} |" in generate.recipes()
+	settings = load_settings("pipeline", content)
+	assert settings.notices == []
+
+
+def test_the_flag_knows_every_recipe():
+	assert ASSAYS == tuple(RECIPES)
+
+
+READ_KEYS = ("unstranded", "fragments", "pos_shift", "neg_shift")
+
+
+@pytest.mark.parametrize(
+	("assay", "flags", "expected"),
+	[
+		("atac", ["-i", "a.bam"], (True, False, 4, -4)),
+		("atac", ["-i", "ends.bed"], (True, False, 4, -4)),
+		("atac", ["-i", "plain.bed"], (True, True, 4, -4)),
+		("atac", ["-i", "pairs.bedpe", "-i", "plain.bed"], (True, True, 4, -4)),
+		("atac", ["-i", "cells.tsv"], (True, True, 0, 1)),
+		("dnase", ["-i", "a.bam"], (True, False, 0, 1)),
+		("dnase", ["-i", "cells.tsv"], (True, True, 0, 1)),
+		("chipseq-tf", ["-i", "a.bam", "-c", "b.bam"], (False, False, 0, 0)),
+		("chipseq-tf", ["-i", "plain.bed"], (False, True, 0, 0)),
+		("procap", ["-i", "ends.bed"], (False, False, 0, 0)),
+		("chip-nexus", ["-i", "a.bam"], (False, False, 0, 0)),
+		("atac", ["-i", "a.bam", "-ps", "0", "-ns", "0"], (True, False, 0, 0)),
+		("atac", ["-i", "a.bam", "--no-unstranded", "-f"], (False, True, 4, -4)),
+		("atac", ["-i", "s.+.bw"], (False, False, 0, 0)),
+	],
+	ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_files_and_flags_decide_too(reads, assay, flags, expected):
+	content = write("--assay", assay, *flags)
+	assert tuple(content["preprocessing_parameters"][key] for key in READ_KEYS) == expected
+
+
+@pytest.mark.parametrize(
+	("flags", "summits"),
+	[
+		(["-i", "a.bam"], True),
+		(["-i", "a.bam", "-p", "narrow.bed"], True),
+		(["-i", "s.+.bw", "-p", "narrow.bed"], True),
+		(["-i", "a.bam", "-p", "narrow.bed", "-p", "p.bed"], False),
+		(["-i", "a.bam", "-p", "no_summit.bed"], False),
+		(["-i", "s.+.bw"], False),
+	],
+	ids=["called", "narrowPeak", "bigWig", "one without", "unknown", "bigWig without peaks"],
+)
+def test_summits_are_used_where_peaks_have_them(reads, flags, summits):
+	assert write("--assay", "atac", *flags)["fit_parameters"]["summits"] is summits
+
+
+def test_the_shifts_put_both_ends_of_a_footprint_on_one_base(reads):
+	"""A Tn5 dimer on bases 100 to 108: the fragment to its right begins at 100, the one to its left ends after 108."""
+	raw, shifted = [(100, 200), (20, 109)], [(104, 195), (24, 104)]  # the second as Cell Ranger writes it
+	for name, rows in (("raw.bed", raw), ("cells.tsv", shifted)):
+		barcode = "\tACGT-1\t1" if name == "cells.tsv" else ""
+		Path(name).write_text("".join(f"chr1\t{start}\t{end}{barcode}\n" for start, end in sorted(rows)))
+		values = write("--assay", "atac", "-i", name)["preprocessing_parameters"]
+		options = {key: values[key] for key in ("fragments", "pos_shift", "neg_shift")}
+		(track,), _ = count_ends(name, {"chr1": 300}, stranded=not values["unstranded"], **options)
+		assert dict(zip(*track["chr1"], strict=True))[104] == 2
+
+
+@pytest.mark.parametrize(
+	("flags", "fragments"),
+	[
+		(["--assay", "procap", "-i", "plain.bed"], ("plain.bed: its lines have no strand", "PRO-cap", "6th column")),
+		(["--assay", "chip-nexus", "-i", "cells.tsv"], ("cells.tsv: its lines have no strand",)),
+		(["--assay", "atac", "-i", "cells.tsv", "-i", "a.bam"], ("cells.tsv is a fragment file", "a.bam is not")),
+		(["--assay", "chipseq", "-i", "a.bam"], ("invalid choice: 'chipseq'",)),
+	],
+	ids=["PRO-cap", "ChIP-nexus", "two kinds", "unknown"],
+)
+def test_assays_that_do_not_suit_the_files(reads, capsys, flags, fragments):
+	assert main(["pipeline-json", "-s", "g.fa", "-n", "x", "-o", "x.json", *flags]) == 2
+	message = capsys.readouterr().err
+	for fragment in fragments:
+		assert fragment in message
+	assert not Path("x.json").exists()
