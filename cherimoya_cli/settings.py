@@ -822,7 +822,8 @@ class BatchKeys(BaseModel):
 	job_memory: float | None = Field(
 		None,
 		gt=0,
-		description="Memory that a job takes; null: estimated from its files and its model.",
+		description="Memory that a job takes; null: estimated from its files and its model; under Slurm: what jobs get "
+		"there by default.",
 		json_schema_extra={"unit": "GB"},
 	)
 	max_memory: float | None = Field(
@@ -833,6 +834,48 @@ class BatchKeys(BaseModel):
 	)
 	max_attempts: int = Field(
 		3, ge=1, description="How often a run starts a job that is killed, before it counts as failed."
+	)
+
+
+class SlurmKeys(BaseModel):
+	"""What a batch asks of a cluster under Slurm, for each of its jobs."""
+
+	partition: str | None = Field(
+		None, min_length=1, description="Partition of the cluster; null: the one that Slurm takes by default."
+	)
+	time_limit: float = Field(
+		24.0,
+		gt=0,
+		description="How long a job may run at a stretch; one that needs longer saves what it has, is requeued, and "
+		"goes on.",
+		json_schema_extra={"unit": "h"},
+	)
+	gpus: int | None = Field(
+		None,
+		ge=0,
+		description='GPUs of each job; null: one, unless device is "cpu".',
+		json_schema_extra={"unit": "GPUs"},
+	)
+	cpus: int = Field(4, ge=1, description="Cores of each job.", json_schema_extra={"unit": "cores"})
+	jobs_at_once: int | None = Field(
+		None,
+		ge=1,
+		description="Most jobs of a run that Slurm runs at once; null: as many as it can.",
+		json_schema_extra={"unit": "jobs"},
+	)
+	stop_before: int = Field(
+		120,
+		ge=30,
+		description="How long before its time limit a job is asked to save what it has.",
+		json_schema_extra={"unit": "s"},
+	)
+	max_requeues: int = Field(
+		20, ge=0, description="How often a job is requeued because it came to its time limit, before it stays stopped."
+	)
+	sbatch_options: dict[str, str | int | bool] | None = Field(
+		None,
+		description='More options of sbatch, such as {"account": "lab", "constraint": "a100"}; null: none.',
+		json_schema_extra={"expects": "an object of options of sbatch, without their dashes, or null"},
 	)
 
 
@@ -1129,7 +1172,7 @@ class PipelineSettings(
 	report_parameters: ReportSettings = Field(default_factory=ReportSettings, description="The HTML report.")
 
 
-class BatchSettings(BatchKeys, NameKeys, Settings):
+class BatchSettings(SlurmKeys, BatchKeys, NameKeys, Settings):
 	"""Settings of ``batch``, beside those of the pipelines that it runs."""
 
 	required: ClassVar = ("samples",)
