@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,11 +38,14 @@ PASSES = 20_000
 """Passes through the model that make up a chunk, unless its size is set: minutes on a CPU, seconds on a GPU."""
 LARGEST_CHUNK, LARGEST_BYTES = 4_096, 64 * 2**20
 """Loci, and bytes of results, that a chunk whose size is not set holds at most."""
+_HDF5_BLOCK = 2**18  # bytes of the smallest part of an HDF5 file that can be read
 
 _MANIFEST, _LOCK = "manifest.json", "lock"
 _OURS = re.compile(r"manifest\.json|lock|\..*\.(part|tmp)|[0-9a-f]{16}\.(\d+-\d+\.npz|ranking\.npy|\d+-of-\d+\.shard)")
 # Settings that decide where results go and what is said about them, but nothing of what they are.
-_BESIDE_RESULTS = frozenset({"name", "ohe_filename", "attr_filename", "idx_filename", "warning_threshold"})
+_BESIDE_RESULTS = frozenset(
+	{"name", "ohe_filename", "attr_filename", "idx_filename", "warning_threshold", "output_format"}
+)
 
 
 def add_chunk_arguments(parser: argparse.ArgumentParser, command: str) -> None:
@@ -175,6 +179,8 @@ class Parts:
 		See `identity_of_results`.
 	device: torch.device
 		Where this process works.
+	what: pair of str
+		What a row is, one and several of them, for messages. Default is ("locus", "loci").
 
 	Attributes
 	----------
@@ -183,10 +189,19 @@ class Parts:
 		A hash of the identity.
 	"""
 
-	def __init__(self, folder: str | Path, command: str, identity: Mapping[str, Any], device: "torch.device") -> None:
+	def __init__(
+		self,
+		folder: str | Path,
+		command: str,
+		identity: Mapping[str, Any],
+		device: "torch.device",
+		*,
+		what: tuple[str, str] = ("locus", "loci"),
+	) -> None:
 		import torch
 
 		self.folder = Path(folder)
+		self.row, self.rows = what
 		self.identity = json.loads(json.dumps({"command": command, **identity}))
 		text = json.dumps([FORMAT, self.identity], sort_keys=True)
 		self.fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -207,6 +222,24 @@ class Parts:
 				gaps.append(range(at, part.first))
 				at = part.stop
 		return [gap for gap in (*gaps, range(at, rows.stop)) if gap]
+
+	def check_room(self, rows: range, *, row_bytes: int, result_bytes: int) -> None:
+		"""InputError when the disk has no room for the parts of some rows that are missing, and for the results.
+
+		Parameters
+		----------
+		rows: range
+			The rows that this process is to do.
+		row_bytes, result_bytes: int
+			What a row takes in a part, and what the results take that are written out of all parts.
+		"""
+		needed = row_bytes * sum(map(len, self.missing(rows))) + result_bytes
+		free = shutil.disk_usage(self.folder).free
+		if needed > free:
+			raise InputError(
+				f"{self.folder}: {len(rows):,} {self.rows} take about {needed / 1e9:,.2f} GB of disk, and "
+				f"{free / 1e9:,.2f} GB are free there; make room, do fewer at a time, or choose another folder in name"
+			)
 
 	def save(self, rows: range, arrays: "Mapping[str, np.ndarray]") -> None:
 		"""Put the results of some rows on the disk, whole or not at all; InputError if they cannot be written."""
@@ -318,12 +351,12 @@ class Parts:
 			for shard in (Shard(i, *counts) for i in range(1, next(iter(counts)) + 1)):
 				rows = shard.rows(n, unit)
 				if left := sum(map(len, self.missing(rows, found))):
-					texts.append(f"{shard} ({len(rows) - left:,} of {len(rows):,} loci are done)")
+					texts.append(f"{shard} ({len(rows) - left:,} of {len(rows):,} {self.rows} are done)")
 			lacking = f"shards that are not finished: {', '.join(texts)}"
 		else:
 			stretches = [f"{gap.start + 1:,} to {gap.stop:,}" for gap in gaps]
 			more = f" and {len(stretches) - 5} more stretches" if len(stretches) > 5 else ""
-			lacking = f"loci {', '.join(stretches[:5])}{more} of {n:,} are not done"
+			lacking = f"{self.rows} {', '.join(stretches[:5])}{more} of {n:,} are not done"
 		raise InputError(f"{self.folder}: {lacking}; run what is missing, and merge again")
 
 	def pieces(self, n: int) -> Iterator[tuple[slice, Path, slice]]:
@@ -336,7 +369,9 @@ class Parts:
 				yield slice(at, part.stop), part.path, slice(at - part.first, part.stop - part.first)
 				at = part.stop
 		if at < n:
-			raise InputError(f"{self.folder}: the results of locus {at + 1:,} are gone; give the same command again")
+			raise InputError(
+				f"{self.folder}: the results of {self.row} {at + 1:,} are gone; give the same command again"
+			)
 
 	def read(self, n: int, *names: str) -> "Iterator[tuple[slice, tuple[np.ndarray, ...]]]":
 		"""Some arrays, a part at a time, with their rows.
@@ -608,3 +643,30 @@ def save_streams(path: Path, **arrays: "Stream | np.ndarray") -> None:
 					write_array(file, array.shape, array.blocks)
 				else:
 					np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def save_hdf5(path: Path, attributes: "Mapping[str, Any]", **arrays: "Stream | np.ndarray") -> None:
+	"""Write arrays to a compressed HDF5 file under exactly this name; streams take no more memory than their blocks."""
+	import h5py
+	import numpy as np
+
+	with h5py.File(path, "w") as file:
+		file.attrs.update(attributes)
+		for name, array in arrays.items():
+			stream = array if isinstance(array, Stream) else Stream(array.shape, iter((array,)))
+			dataset, at = None, 0
+			for block in stream.blocks:
+				text = block.dtype.kind == "U"
+				if dataset is None:
+					row_bytes = block.dtype.itemsize * int(np.prod(stream.shape[1:]))
+					dataset = file.create_dataset(
+						name,
+						stream.shape,
+						h5py.string_dtype() if text else block.dtype,
+						chunks=(min(stream.shape[0], max(1, _HDF5_BLOCK // row_bytes)), *stream.shape[1:]),
+						compression="gzip",
+						compression_opts=1,
+						shuffle=True,
+					)
+				dataset[at : at + len(block)] = block.astype(object) if text else block
+				at += len(block)

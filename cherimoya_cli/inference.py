@@ -98,6 +98,51 @@ def load_windows(
 	return ControlWrapper(model) if zeros else model, windows, genome
 
 
+def load_tiles(
+	settings: Any, model: "Cherimoya", title: str, *, signals: list | None = None
+) -> "tuple[torch.nn.Module, Windows, Genome]":
+	"""As `load_windows`, of tiles of the settings' regions, which are read when they are taken."""
+	from cherimoya import ControlWrapper
+	from cherimoya.io.genome import Genome
+	from cherimoya.io.tiling import tile_windows
+
+	controls = control_tracks(settings, model)
+	genome = Genome(settings.sequences, chrom_aliases=settings.chrom_aliases)
+	windows = tile_windows(
+		settings.regions,
+		genome,
+		signals,
+		controls,
+		in_window=settings.in_window,
+		out_window=settings.out_window,
+		overlap=settings.overlap,
+		max_n_perc=settings.max_n_perc,
+		exclusion_lists=settings.exclusion_lists,
+		absolute=settings.absolute_signals,
+	)
+	say(windows.accounting.table(title))
+	zeros = model.n_control_tracks and controls is None
+	return ControlWrapper(model) if zeros else model, windows, genome
+
+
+def observed_tracks(settings: Any) -> list | None:
+	"""The signals to set beside predictions: None without signals, and, with a note, where some of them are reads."""
+	from cherimoya.io.tracks import parse_groups
+
+	if settings.signals is None:
+		return None
+	reads = [str(path) for path in parse_groups(settings.signals)[0] if not _is_bigwig(path)]
+	if reads:
+		say(f"note: {', '.join(reads)}: not bigWig files, so nothing observed is set beside the predictions")
+		return None
+	return settings.signals
+
+
+def _is_bigwig(path: Any) -> bool:
+	"""Whether a file is a bigWig, by its name."""
+	return str(path).lower().endswith((".bw", ".bigwig"))
+
+
 def check_signals(settings: Any, model: "Cherimoya") -> None:
 	"""Refuse bigWig signals that are not as many as the model's channels: it was trained on something else.
 
@@ -108,7 +153,7 @@ def check_signals(settings: Any, model: "Cherimoya") -> None:
 	if settings.signals is None:
 		return
 	paths, _ = parse_groups(settings.signals)
-	if all(str(path).lower().endswith((".bw", ".bigwig")) for path in paths) and len(paths) != model.n_outputs:
+	if all(map(_is_bigwig, paths)) and len(paths) != model.n_outputs:
 		raise InputError(
 			f"{model_path(settings)}: this model predicts {model.n_outputs} "
 			f"channel{'s' * (model.n_outputs != 1)} (groups of {list(model.signal_groups)}), and signals lists "
@@ -116,12 +161,12 @@ def check_signals(settings: Any, model: "Cherimoya") -> None:
 		)
 
 
-def check_finite(values: "torch.Tensor", what: str, settings: Any) -> None:
-	"""InputError when some of the values that a model gave are NaN or infinite."""
+def check_finite(values: "torch.Tensor", what: str, settings: Any, *, rows: str = "loci") -> None:
+	"""InputError when some of the values that a model gave are NaN or infinite; `rows` says what they are of."""
 	broken = int((~values.isfinite()).reshape(len(values), -1).any(dim=1).sum())
 	if broken:
 		raise InputError(
-			f"{model_path(settings)}: the {what} of {broken:,} of {len(values):,} loci are not finite numbers; the "
+			f"{model_path(settings)}: the {what} of {broken:,} of {len(values):,} {rows} are not finite numbers; the "
 			f"model may be broken, or dtype {settings.dtype} too narrow for it (float32 is the widest)"
 		)
 

@@ -12,6 +12,7 @@ _HOMES = {
 	"Marginalization": "cherimoya.interpret.marginalize",
 	"Prediction": "cherimoya.interpret.predict",
 	"expected_counts": "cherimoya.interpret.predict",
+	"predict_regions": "cherimoya.interpret.predict",
 	"dinucleotide_shuffle": "cherimoya.interpret.references",
 	"draw_backgrounds": "cherimoya.interpret.marginalize",
 	"projected_contributions": "cherimoya.interpret.attribution",

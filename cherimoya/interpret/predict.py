@@ -1,7 +1,7 @@
 """Predictions of a model, batch by batch."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -19,6 +19,12 @@ from cherimoya.interpret._batches import (
 	parameter_dtype,
 	to_batch,
 )
+
+if TYPE_CHECKING:
+	from cherimoya.io.loci import Region
+	from cherimoya.io.tiling import Piece
+
+_TILES = 1024  # predicted at a time, about
 
 
 class Prediction(NamedTuple):
@@ -150,6 +156,98 @@ def expected_counts(logits: torch.Tensor, log_counts: torch.Tensor, signal_group
 		totals = torch.expm1(log_counts[:, g]).unsqueeze(-1)  # (n,) -> (n, 1)
 		expected[:, channels] = (shares * totals).unflatten(1, (-1, logits.shape[-1]))  # -> (n, c, out)
 	return expected
+
+
+def predict_regions(
+	model: torch.nn.Module,
+	sequences: Any,
+	regions: "Sequence[str | Region]",
+	*,
+	controls: Any = None,
+	in_window: int = 2114,
+	overlap: int | None = None,
+	max_n_perc: float = 0.1,
+	exclusion_lists: Any = None,
+	batch_size: int = 64,
+	device: str | torch.device | None = None,
+	dtype: str | torch.dtype | None = None,
+) -> "Iterator[Piece]":
+	"""Predict expected counts per base over regions of a genome, in overlapping tiles that are blended.
+
+	Memory holds about a thousand tiles at a time, however long the regions are.
+
+	Parameters
+	----------
+	model: torch.nn.Module
+		A `Cherimoya`, or a `ControlWrapper` around one that has zeros for its controls.
+	sequences: path, mapping, or Genome
+		See :class:`cherimoya.io.genome.Genome`.
+	regions: list of str or Region
+		Chromosomes, or parts such as ``chr2:10,000-50,000`` (0-based, half open); ``["*"]`` is all chromosomes.
+	controls: path, list in groups, Tracks, or None
+		Control tracks of a model that was trained with some. Default is None.
+	in_window: int
+		Length of the sequences that the model reads, in bp; its predictions are 2 * trimming shorter. Default is 2114.
+	overlap: int, optional
+		Bases that the outputs of neighbouring tiles share, in bp. Default is None: half of an output.
+	max_n_perc: float
+		Tiles of which a larger fraction of the input is unknown (N) are left out. Default is 0.1.
+	exclusion_lists: path, list of paths, or Loci, optional
+		Tiles whose input overlaps one of these regions are left out.
+	batch_size: int
+		Tiles per forward pass. Default is 64.
+	device, dtype: optional
+		As for `predict`.
+
+	Yields
+	------
+	Piece
+		``chrom``, ``start`` (from 0) and ``values``, float32, shape=(T, m): the expected counts of neighbouring bases,
+		blended as :func:`cherimoya.io.tiling.blend` says, in the genome's order. Bases that no tile covers are missing:
+		those nearer than the trimming to an end of their chromosome, and those of tiles that are left out.
+
+	Raises
+	------
+	InputError
+		A region is not on the genome, no tile is left, or the window or the controls do not fit the model.
+	"""
+	from cherimoya.io.tiling import blend, check_overlap, tile_windows
+	from cherimoya.io.tracks import Tracks
+
+	inner = getattr(model, "model", model)
+	out_window = in_window - 2 * inner.trimming
+	if out_window < 1:
+		raise InputError(
+			f"in_window is {in_window} bp, too short: the model cuts {inner.trimming} bp from each side; give more"
+		)
+	wanted = inner.n_control_tracks if inner is model else 0
+	tracks = None if controls is None else Tracks(controls)
+	if wanted != (0 if tracks is None else len(tracks.paths)):
+		raise InputError(
+			f"this model takes {wanted} control track{'s' * (wanted != 1)}, and controls holds "
+			f"{0 if tracks is None else len(tracks.paths)}; give as many, or wrap the model in ControlWrapper for zeros"
+		)
+	windows = tile_windows(
+		regions,
+		sequences,
+		controls=tracks,
+		in_window=in_window,
+		out_window=out_window,
+		overlap=overlap,
+		max_n_perc=max_n_perc,
+		exclusion_lists=exclusion_lists,
+	)
+
+	def expected() -> Iterator[Any]:
+		step = -(-_TILES // batch_size) * batch_size  # whole batches, so that blocks do not change them
+		for first in range(0, len(windows), step):
+			rows = slice(first, min(first + step, len(windows)))
+			X_ctl = None if tracks is None else windows.controls[rows]
+			options = {"batch_size": batch_size, "device": device, "dtype": dtype}
+			yield expected_counts(*predict(model, windows.codes[rows], X_ctl, **options), inner.signal_groups).numpy()
+
+	overlap = check_overlap(overlap, out_window)
+	yield from blend(windows.loci.chroms, windows.loci.starts, expected(), overlap=overlap)
 
 
 def _arguments(X: torch.Tensor, X_ctl: torch.Tensor | None) -> tuple[torch.Tensor, ...]:

@@ -32,6 +32,7 @@ _HOMES = {
 	"parse_region": "loci",
 	"read_loci": "loci",
 	"read_motifs": "motifs",
+	"tile_windows": "tiling",
 	"to_device": "batches",
 	"write_bed": "loci",
 	"write_bigwig": "tracks",

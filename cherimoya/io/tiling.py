@@ -16,7 +16,7 @@ from cherimoya.io._files import replacing
 from cherimoya.io._scan import scan
 from cherimoya.io.genome import Genome
 from cherimoya.io.loci import Loci, Region, overlaps_any, rename_regions
-from cherimoya.io.tracks import Tracks, cut, stretches
+from cherimoya.io.tracks import Tracks, cut
 from cherimoya.io.windows import Accounting, Windows, exclusions_of
 
 ALL = "*"
@@ -25,7 +25,7 @@ REASONS = ("chromosome not in bigWig", "off the edge", "excluded", "unknown base
 """Why a tile is left out; a chromosome that is too short for a window counts as one tile, off the edge."""
 
 
-class Stretch(NamedTuple):
+class Piece(NamedTuple):
 	"""Values of neighbouring bases: the first of them, counted from 0, and the values, float32, shape=(T, m)."""
 
 	chrom: str
@@ -283,9 +283,10 @@ class _Codes:
 	def __getitem__(self, index: "slice | np.ndarray") -> np.ndarray:
 		chroms, starts = self.chroms[index], self.starts[index]
 		codes = np.empty((len(starts), self.width), dtype=np.uint8)
-		for rows in stretches(chroms, starts, self.width):
-			first, last = int(starts[rows[0]]), int(starts[rows[-1]]) + self.width
-			codes[rows] = cut(self.genome.read(chroms[rows[0]], first, last), starts[rows] - first, self.width)
+		for first, stop in _runs(chroms, starts, self.width):  # what overlaps is read once
+			begin, end = int(starts[first:stop].min()), int(starts[first:stop].max()) + self.width
+			bases = self.genome.read(chroms[first], begin, end)
+			codes[first:stop] = cut(bases, starts[first:stop] - begin, self.width)
 		return codes
 
 
@@ -332,17 +333,15 @@ class _Pending:
 		self.total[:, place] += weights * values
 		self.weight[place] += weights
 
-	def take(self, end: int) -> Stretch:
+	def take(self, end: int) -> Piece:
 		"""The weighted means of the bases before `end`, which are let go."""
 		n = end - self.start
-		done = Stretch(self.chrom, self.start, (self.total[:, :n] / self.weight[:n]).astype(np.float32))
+		done = Piece(self.chrom, self.start, (self.total[:, :n] / self.weight[:n]).astype(np.float32))
 		self.start, self.total, self.weight = end, self.total[:, n:], self.weight[n:]
 		return done
 
 
-def blend(
-	chroms: Sequence[str], starts: np.ndarray, blocks: Iterable[np.ndarray], *, overlap: int
-) -> Iterator[Stretch]:
+def blend(chroms: Sequence[str], starts: np.ndarray, blocks: Iterable[np.ndarray], *, overlap: int) -> Iterator[Piece]:
 	"""Blend the values of tiles into values of bases, with no more than a block of tiles in memory.
 
 	The value of channel c at base x is the weighted mean over the tiles t that cover it,
@@ -364,7 +363,7 @@ def blend(
 
 	Yields
 	------
-	Stretch
+	Piece
 		From left to right, chromosome by chromosome; bases that no tile covers are left out.
 	"""
 	pending: _Pending | None = None
@@ -391,12 +390,12 @@ def blend(
 
 def _runs(chroms: np.ndarray, starts: np.ndarray, width: int) -> Iterator[tuple[int, int]]:
 	"""The tiles that touch the one before them, as (first, stop) of each run."""
-	breaks = (chroms[1:] != chroms[:-1]) | (np.diff(starts) > width)
-	edges = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(starts)]
+	breaks = (chroms[1:] != chroms[:-1]) | (np.abs(np.diff(starts)) > width)
+	edges = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(starts)] if len(starts) else []
 	return pairwise(edges)
 
 
-def write_stretches(paths: Sequence[str], chrom_sizes: Mapping[str, int], pieces: Iterable[Stretch]) -> int:
+def write_pieces(paths: Sequence[str], chrom_sizes: Mapping[str, int], pieces: Iterable[Piece]) -> int:
 	"""Write values of bases to bigWigs, a file for each channel, as they come; the bases written.
 
 	Parameters
@@ -405,7 +404,7 @@ def write_stretches(paths: Sequence[str], chrom_sizes: Mapping[str, int], pieces
 		The files; they appear under their names only when whole.
 	chrom_sizes: mapping of str to int
 		All chromosomes of the headers, in their order.
-	pieces: iterable of Stretch
+	pieces: iterable of Piece
 		In the order of the header, and from left to right.
 
 	Raises

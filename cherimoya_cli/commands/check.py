@@ -116,7 +116,7 @@ def check_pipeline(settings: "PipelineSettings") -> "dict[str, Accounting]":
 	accounts = account(fit.settings, made)
 	for step in (step for step in steps if step.name in ("predict", "attribute")):
 		values = {**step.settings, "signals": None, "controls": None}
-		accounts |= {step.name: account_all(values, f"Loci to {step.name}")["loci"]}
+		(accounts[step.name],) = account_all(values, f"Loci to {step.name}").values()
 	return accounts
 
 
@@ -244,7 +244,22 @@ def account_all(values: dict[str, Any], title: str = "Loci") -> "dict[str, Accou
 	from cherimoya_cli.measuring import open_genome
 
 	genome = open_genome(SimpleNamespace(**values))
+	if values.get("regions") is not None:
+		return {"tiles": _account_tiles(values, genome)}
 	return {"loci": _account(values, set(), genome, values["loci"], values["chroms"], title)}
+
+
+def _account_tiles(values: dict[str, Any], genome: "Genome") -> "Accounting":
+	"""Print the table of the tiles of regions that are kept and dropped."""
+	from cherimoya.io.tiling import tile_windows
+	from cherimoya_cli.inference import observed_tracks
+
+	signals = observed_tracks(SimpleNamespace(**values))
+	keys = ("controls", "in_window", "out_window", "overlap", "max_n_perc", "exclusion_lists")
+	options = {key: values[key] for key in keys}
+	accounting = tile_windows(values["regions"], genome, signals, **options).accounting
+	say(accounting.table("Tiles"))
+	return accounting
 
 
 def _account(

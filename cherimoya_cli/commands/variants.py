@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 	loaded = load(settings, device)
 	survey = look_through(loaded, settings)
 	tell(survey, loaded)
-	parts = Parts(folder, "variants", identity(loaded, settings), device)
+	parts = Parts(folder, "variants", identity(loaded, settings), device, what=("allele", "alleles"))
 	shard, unit = Shard.of(settings.shard), alleles_at_a_time()
 	with at_work(parts, shard, merge=args.merge):
 		rows = shard.rows(survey.n, unit)

@@ -357,7 +357,7 @@ def test_predictions_are_where_and_what_they_should_be(
 	assert code == 0, err
 	files = [f"{name}.predictions{channel}.bw" for channel in names]
 	assert files == prediction_paths(str(name), groups)
-	others = [f"{name}.predictions.npz", f"{name}.predict.accounting.tsv"]
+	others = [f"{name}.predictions.npz", f"{name}.predictions.tsv", f"{name}.predict.accounting.tsv"]
 	assert leftovers(name) == sorted(Path(file).name for file in [*files, *others])
 	arrays = np.load(f"{name}.predictions.npz")
 	out_window = in_window - 2 * TRIMMING
