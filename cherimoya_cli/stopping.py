@@ -50,10 +50,15 @@ class StopRequest:
 		return 128 + (self.number or signal.SIGINT)
 
 	def ask(self, number: int, _frame: FrameType | None) -> None:
-		"""Note a signal; a second one ends the work where it is. Processes forked from this one go on."""
+		"""Note a signal; a second one ends the work where it is. Processes forked from this one go on.
+
+		SIGTERM may come several times: schedulers send it to all processes of a job, and those pass it on, too.
+		"""
 		if os.getpid() != self._pid:
 			return
 		if self.number is not None:
+			if number == signal.SIGTERM:
+				return
 			raise OutOfTime
 		self.number = number
 		signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
@@ -89,7 +94,7 @@ def leave_at_once(code: int) -> NoReturn:
 def stop_on_signals() -> Iterator[StopRequest]:
 	"""Let SIGINT and SIGTERM ask for a stop while the block runs.
 
-	The block is to end soon after the request is true. If it has not within `GRACE_SECONDS`, or at a second signal,
+	The block is to end soon after the request is true. If it has not within `GRACE_SECONDS`, or at a second SIGINT,
 	`OutOfTime` is raised in it; and if it does not even hear of that, the process ends.
 
 	Yields

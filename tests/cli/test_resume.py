@@ -263,6 +263,13 @@ class TestStopping:
 			os.kill(os.getpid(), signal.SIGINT)
 			os.kill(os.getpid(), signal.SIGINT)
 
+	def test_sigterm_may_come_several_times(self):
+		with stop_on_signals() as stop:
+			for _ in range(3):
+				os.kill(os.getpid(), signal.SIGTERM)
+			assert stop()
+		assert stop.exit_code == 143
+
 	def test_time_runs_out(self, monkeypatch):
 		monkeypatch.setattr("cherimoya_cli.stopping.GRACE_SECONDS", 0.05)
 		with pytest.raises(OutOfTime), stop_on_signals() as stop:
