@@ -508,6 +508,8 @@ def _filled(settings: PipelineSettings, step: str, made: Mapping[str, Any]) -> d
 	for key in ("signals", "controls"):
 		if key in values and values[key] == made.get(f"{key}_given"):
 			values[key] = made[key]
+	if "folds" in values:
+		values["folds"] = None  # the three splits hold what the fold file says
 	return values
 
 
