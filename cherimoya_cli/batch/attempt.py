@@ -25,7 +25,7 @@ from cherimoya_cli.batch.records import (
 	STOPPED,
 	Hold,
 	Record,
-	digest,
+	digest_of,
 	process_started,
 	read_record,
 	write_record,
@@ -92,8 +92,6 @@ class Attempt:
 	) -> None:
 		self.job, self._hold = job, hold
 		self.asked: int | None = None
-		with open(job.json_path, encoding="utf-8") as handle:
-			settings = digest(handle.read())
 		before = read_record(job)
 		argv = command_of(job, program, overrides)
 		with open(job.log_path, "ab") as log:
@@ -113,7 +111,7 @@ class Attempt:
 		self.record = replace(
 			before,
 			state=RUNNING,
-			settings=settings,
+			settings=digest_of(job),
 			attempts=before.attempts + 1,
 			executor=executor,
 			ticket=ticket,

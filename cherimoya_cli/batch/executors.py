@@ -57,12 +57,20 @@ class Executor(Protocol):
 		"""
 
 
-def make_executor(settings: "BatchSettings") -> Executor:
-	"""The executor that the settings name; imports that one alone."""
+def make_executor(settings: "BatchSettings", device: str) -> Executor:
+	"""The executor that the settings name; imports that one alone.
+
+	Parameters
+	----------
+	settings: BatchSettings
+		The settings of the batch.
+	device: str
+		Where jobs run, ``"*"`` for all GPUs; their JSONs say "auto" then.
+	"""
 	if settings.executor == "slurm":
 		from cherimoya_cli.batch.slurm import SlurmExecutor
 
 		return SlurmExecutor(settings)
 	from cherimoya_cli.batch.local import LocalExecutor
 
-	return LocalExecutor.from_settings(settings)
+	return LocalExecutor.from_settings(settings, device)

@@ -106,8 +106,13 @@ def read_score(prefix: str) -> dict[str, Any]:
 		rows = read_table(path)
 		if rows:
 			means = {measure: mean_of(rows, measure) for measure in MEASURES}
-			return {"split": split, **{key: value if math.isfinite(value) else None for key, value in means.items()}}
+			return {"split": split, **finite(means)}
 	return {}
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+	"""The same with None for NaN and infinities, which JSON lacks."""
+	return {key: value if math.isfinite(value) else None for key, value in values.items()}
 
 
 def mean_of(rows: Sequence[Mapping[str, str]], column: str) -> float:
@@ -163,3 +168,25 @@ def _short(text: str) -> str:
 	"""A text on one line, not too long."""
 	text = " ".join(text.split())
 	return text if len(text) <= REASON_LENGTH else f"{text[: REASON_LENGTH - 1]}…"
+
+
+def score_in_words(score: Mapping[str, Any]) -> str:
+	"""``"; profile 0.612, count 0.731 (test)"``, or nothing without measures."""
+	parts = [
+		f"{measure.removesuffix('_pearson')} {score[measure]:.3f}"
+		for measure in MEASURES
+		if isinstance(score.get(measure), (int, float))
+	]
+	return f"; {', '.join(parts)} ({score['split']})" if parts else ""
+
+
+def duration(seconds: float) -> str:
+	"""A time in words: ``"2 min 5 s"``, ``"3 h 20 min"``, ``"4 d 2 h"``."""
+	if seconds < 60:
+		return f"{seconds:.0f} s"
+	minutes, rest = divmod(round(seconds), 60)
+	hours, minutes = divmod(minutes, 60)
+	days, hours = divmod(hours, 24)
+	if days:
+		return f"{days} d {hours} h"
+	return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -136,6 +136,15 @@ def digest(text: str) -> str:
 	return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def digest_of(job: Job) -> str:
+	"""The digest of the pipeline JSON that a job has now; nothing if it cannot be read."""
+	try:
+		with open(job.json_path, encoding="utf-8") as handle:
+			return digest(handle.read())
+	except (OSError, ValueError):
+		return ""
+
+
 def is_due(record: Record, settings: str) -> bool:
 	"""Whether ``run`` is to see to a job: not if it is done or failed with the settings (a digest) that it has now."""
 	return record.state not in (DONE, FAILED) or record.settings != settings

@@ -89,8 +89,8 @@ def _check_names(samples: Sequence[Sample], problems: list[str]) -> None:
 		if not is_file_name(sample.name):
 			hint = " (are the columns separated by tabs?)" if " " in sample.name else ""
 			problems.append(
-				f"{sample.place}: the name {show(sample.name)} cannot be that of files; use letters, digits and . _ + -, and "
-				f"begin with a letter or a digit{hint}"
+				f"{sample.place}: the name {show(sample.name)} cannot be that of files; begin with a letter or digit, "
+				f"and go on with these and . _ + -{hint}"
 			)
 		before = seen.setdefault(sample.name.lower(), sample)
 		if before is not sample:
