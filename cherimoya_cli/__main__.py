@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import NoReturn
 
 from cherimoya.errors import CherimoyaError, Interrupted
@@ -111,6 +111,24 @@ def _without_command(argv: list[str]) -> int:
 	return 2
 
 
+def build_parser(name: str, module: ModuleType, *, epilog: str | None = None) -> argparse.ArgumentParser:
+	"""The parser of a command, out of its module."""
+	from cherimoya_cli import utils
+
+	summary = COMMANDS[name].summary
+	parser = argparse.ArgumentParser(
+		prog=f"cherimoya {name}",
+		description=f"{summary[0].upper()}{summary[1:]}.",
+		epilog=epilog,
+		formatter_class=_Formatter,
+	)
+	if getattr(module, "READS_SETTINGS", True):
+		utils.add_settings_arguments(parser)
+	if hasattr(module, "add_arguments"):
+		module.add_arguments(parser)
+	return parser
+
+
 def _run(name: str, argv: list[str]) -> int:
 	"""Import the command's module, parse its arguments, run it."""
 	command = COMMANDS[name]
@@ -119,16 +137,10 @@ def _run(name: str, argv: list[str]) -> int:
 
 	reads_settings = getattr(module, "READS_SETTINGS", True)
 	settings_of = getattr(module, "SETTINGS_COMMAND", name)
-	summary = command.summary[0].upper() + command.summary[1:] + "."
 	wants_help = "-h" in argv or "--help" in argv
-	epilog = utils.settings_help(settings_of) if reads_settings and wants_help else None
-	parser = argparse.ArgumentParser(
-		prog=f"cherimoya {name}", description=summary, epilog=epilog, formatter_class=_Formatter
+	parser = build_parser(
+		name, module, epilog=utils.settings_help(settings_of) if reads_settings and wants_help else None
 	)
-	if reads_settings:
-		utils.add_settings_arguments(parser)
-	if hasattr(module, "add_arguments"):
-		module.add_arguments(parser)
 	try:
 		args = parser.parse_args(argv)
 	except SystemExit as stop:

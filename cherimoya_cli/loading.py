@@ -282,8 +282,8 @@ def _read_folds(values: dict[str, Value], problems: Problems) -> None:
 				f"{origin.key} ({path}) and {values[key].origin.key} both choose the splits; remove one of them",
 			)
 			return
-	if not isinstance(path, str):
-		return
+	if not isinstance(path, str) or not path:
+		return  # Reported as any value of a wrong type.
 	try:
 		folds = read_json(path)
 	except MissingFileError:
@@ -308,6 +308,8 @@ def _read_folds(values: dict[str, Value], problems: Problems) -> None:
 def _take_split_loci(values: dict[str, Value], problems: Problems) -> None:
 	"""Let files of loci, where they are given, choose the splits in place of chromosomes."""
 	given = [key for key in SPLIT_LOCI.values() if values[key].value is not None]
+	if not all(isinstance(values[key].value, (str, list)) and values[key].value for key in given):
+		return  # Reported as any value of a wrong type.
 	for part, key in SPLITS.items():
 		loci_key, (chroms, origin) = SPLIT_LOCI[part], values[key]
 		if not given:

@@ -1,12 +1,16 @@
 """A Sphinx extension that writes the docs' tables: of settings and commands from their declarations, and of results."""
 
+import argparse
+import importlib
 import json
 from pathlib import Path
 from typing import Any
 
+from cherimoya_cli.__main__ import build_parser
 from cherimoya_cli.recipes import RECIPES, SUMMITS, Choice
 from cherimoya_cli.registry import COMMANDS
 from cherimoya_cli.settings import SECTIONS, SETTINGS, help_tables
+from cherimoya_cli.utils import add_settings_arguments
 
 FOLDER = Path(__file__).parent / "_generated"
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
@@ -33,13 +37,40 @@ def commands() -> str:
 	return "\n".join(["| command | does |", "|---|---|", *rows]) + "\n"
 
 
+def _flags(parser: argparse.ArgumentParser, *, without: frozenset[str] = frozenset()) -> list[str]:
+	"""The rows of a parser's flags and arguments, and of those of its actions."""
+	rows = []
+	for action in parser._actions:
+		if isinstance(action, argparse._SubParsersAction):
+			for inner, sub in action.choices.items():
+				rows += [row.replace("| ", f"| `{inner}` ", 1) for row in _flags(sub)]
+		elif action.dest not in without | {"help"}:
+			names = ", ".join(f"`{name}`" for name in action.option_strings or (action.metavar or action.dest,))
+			value = f" `{action.metavar}`" if action.option_strings and action.metavar else ""
+			choices = f" ({', '.join(map(str, action.choices))})" if action.choices else ""
+			rows.append(f"| {names}{value} | {_cell((action.help or '').replace('%%', '%'))}{choices} |")
+	return rows
+
+
+def _flag_table(rows: list[str]) -> str:
+	return "\n".join(["| flag | meaning |", "|---|---|", *rows]) + "\n"
+
+
 def settings() -> str:
-	"""A section for each command, with a table of its settings, and for a pipeline of its sections'."""
-	tables, parts = help_tables(), []
+	"""A section for each command, with tables of its flags and settings, and for a pipeline of its sections'."""
+	shared = argparse.ArgumentParser(add_help=False)
+	add_settings_arguments(shared)
+	tables = help_tables()
+	parts = [f"## Flags that commands share\n\n{_flag_table(_flags(shared))}"]
+	common = frozenset(action.dest for action in shared._actions)
 	for name, command in COMMANDS.items():
 		parts.append(f"## {name}\n\n{command.summary[0].upper()}{command.summary[1:]}.\n")
+		module = importlib.import_module(command.module)
+		without = common if getattr(module, "READS_SETTINGS", True) else frozenset()
+		own = _flags(build_parser(name, module), without=without)
+		if own:
+			parts.append(_flag_table(own))
 		if name not in SETTINGS:
-			parts.append(f"Its flags: `cherimoya {name} --help`.\n")
 			continue
 		for section, rows in tables[name].items():
 			if section:
