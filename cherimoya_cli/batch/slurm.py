@@ -23,14 +23,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cherimoya.errors import SettingsError, ToolError, join_problems, missing_extra
 from cherimoya_cli.batch.attempt import PIPELINE, Attempt
 from cherimoya_cli.batch.jobs import Job
+from cherimoya_cli.batch.local import REST_SECONDS
 from cherimoya_cli.batch.records import (
+	FAILED,
 	LOST,
 	QUEUED,
 	RUNNING,
 	STOPPED,
 	Hold,
 	Record,
-	digest,
+	digest_of,
 	is_due,
 	is_elsewhere,
 	read_record,
@@ -101,12 +103,14 @@ class SlurmExecutor:
 	----------
 	settings: BatchSettings
 		The batch's.
+	program: sequence of str
+		What to run in place of ``cherimoya pipeline``.
 	"""
 
 	name = "slurm"
 
-	def __init__(self, settings: "BatchSettings") -> None:
-		self.settings = settings
+	def __init__(self, settings: "BatchSettings", program: Sequence[str] = PIPELINE) -> None:
+		self.settings, self.program = settings, program
 
 	def check(self) -> None:
 		"""Raise what keeps jobs from being submitted: submitit, a program of Slurm, or an option that Slurm refuses.
@@ -187,7 +191,8 @@ class SlurmExecutor:
 		try:
 			submitter = Submitter(folder, max_num_timeout=self.settings.max_requeues)
 			submitter.update_parameters(**self._parameters(jobs, part, after))
-			submitted = submitter.map_array(PipelineTask(self.settings.max_attempts, self.settings.cpus), jobs)
+			task = PipelineTask(self.settings.max_attempts, self.settings.cpus, self.program)
+			submitted = submitter.map_array(task, jobs)
 		except Exception as error:  # submitit raises what sbatch had to say as errors of its own
 			for job, record in before.items():
 				write_record(job, record)
@@ -362,21 +367,13 @@ class PipelineTask:
 			say(f"{job.name}: another process is at work on it")
 			return
 		record = read_record(job)
-		if not is_due(record, settings_of(job)) or (record.ticket != ticket and is_elsewhere(job, record)):
+		if not is_due(record, digest_of(job)) or (record.ticket != ticket and is_elsewhere(job, record)):
 			hold.release()
 			say(f"{job.name}: is {record.state}")
 			return
 		with _listening() as ears:
-			for number in range(1, self.max_attempts + 1):
-				record = self._run(job, hold, ticket, ears)
-				say(f"{job.name}: {record.state}" + (f", {record.reason}" if record.reason else ""))
-				if record.state != LOST or number == self.max_attempts:
-					break
-				hold = wait_for_hold(job)
-				if hold is None:
-					raise ToolError(
-						f"{job.lock_path}: the pipeline ended, but its lock is held still; look for its processes"
-					)
+			record = self._run_to_end(job, hold, ticket, ears)
+		say(f"{job.name}: {record.state}" + (f", {record.reason}" if record.reason else ""))
 		if record.exit_code:
 			sys.exit(record.exit_code if record.exit_code > 0 else 128 - record.exit_code)
 
@@ -389,6 +386,23 @@ class PipelineTask:
 			return None
 		write_record(job, queued(record, record.ticket))
 		return DelayedSubmission(self, job)
+
+	def _run_to_end(self, job: Job, hold: Hold | None, ticket: str, ears: "Ears") -> Record:
+		"""Run the pipeline, and again if it is killed, up to `max_attempts` times."""
+		for kills in range(1, self.max_attempts + 1):
+			if hold is None:
+				raise ToolError(f"{job.lock_path}: is locked although the pipeline ended; look for its processes")
+			record = self._run(job, hold, ticket, ears)
+			if record.state != LOST:
+				return record
+			if kills < self.max_attempts:
+				say(f"{job.name}: {record.reason}; it will go on from what it has saved")
+				time.sleep(REST_SECONDS)
+				hold = wait_for_hold(job)
+		reason = f"{record.reason}, {kills} times in a row" if kills > 1 else record.reason
+		record = replace(record, state=FAILED, reason=reason)
+		write_record(job, record)
+		return record
 
 	def _run(self, job: Job, hold: Hold, ticket: str, ears: "Ears") -> Record:
 		"""Start the pipeline once and watch over it; SystemExit if the job was requeued."""
@@ -447,11 +461,6 @@ def _listening() -> Iterator[Ears]:
 	finally:
 		for number, handler in before.items():
 			signal.signal(number, handler)
-
-
-def settings_of(job: Job) -> str:
-	"""The digest of a job's settings as they are now."""
-	return digest(Path(job.json_path).read_text(encoding="utf-8"))
 
 
 def wait_for_hold(job: Job) -> Hold | None:
