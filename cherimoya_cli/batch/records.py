@@ -151,8 +151,8 @@ def is_due(record: Record, settings: str) -> bool:
 
 
 def reset(job: Job) -> None:
-	"""Let a failed, stopped or lost job wait for its turn again; the number of its attempts stays."""
-	write_record(job, replace(read_record(job), state=WAITING, ticket=None))
+	"""Let a failed, stopped or lost job wait for its turn again; the number of its attempts and their time stay."""
+	write_record(job, replace(read_record(job), state=WAITING, ticket=None, exit_code=None, step=None, reason=""))
 
 
 # ---- who runs it ------------------------------------------------------------------------------------
