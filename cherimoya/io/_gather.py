@@ -1,19 +1,21 @@
 """The arrays of windows: read in chunks, by several processes, into memory or into the files of a cache.
 
-Values are kept in the smallest of `DTYPES` that holds every one of them exactly. A chunk is some megabytes, and no
-process holds more than one, so memory does not grow with the number of loci.
+Loads of the same sources, such as those of peaks and negatives, are read together, so that each place of a file is read
+once. Values are kept in the smallest of `DTYPES` that holds every one of them exactly. A chunk is some megabytes, and
+no process holds more than one, so memory does not grow with the number of loci.
 """
 
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,10 +27,13 @@ DTYPES = (np.uint8, np.int16, np.float16, np.float32)
 """What values are kept as: the first of these that is exact for all values of an array."""
 
 _CHUNK = 1 << 24  # bytes of a chunk, as float32
+_PIECE = 1 << 22  # bytes of a file that are moved at a time
+_HEADER = 128  # bytes of a file before its rows
 #: Seconds per base, about, of sequence and of a bigWig, and per byte of windows; a process pays off from so many.
 _SEQUENCE_COST, _TRACK_COST, _WINDOW_COST, _WORTH_A_PROCESS = 1.5e-9, 1.5e-9, 2e-10, 0.4
 _SAMPLED = 64
-_WRITERS = 4
+_MOVERS = 4
+_ANY = (1 << len(DTYPES)) - 1
 
 
 class Arrays(NamedTuple):
@@ -39,11 +44,37 @@ class Arrays(NamedTuple):
 	controls: np.ndarray | None
 
 
-class Part(NamedTuple):
-	"""A chunk that was read: its arrays (or their types, when they are in a file), and totals, (m, T), of signals."""
+class Sources(NamedTuple):
+	"""What windows are read from."""
 
-	arrays: Arrays
-	totals: np.ndarray | None
+	genome: Genome
+	tracks: Tracks | None
+	controls: Tracks | None
+
+
+class Widths(NamedTuple):
+	"""The widths of windows, in bp."""
+
+	in_window: int
+	out_window: int
+	max_jitter: int
+
+	@classmethod
+	def checked(cls, in_window: int, out_window: int, max_jitter: int) -> "Widths":
+		"""The widths; ValueError names the one that makes no sense."""
+		widths = cls(in_window, out_window, max_jitter)
+		for name, value, least in zip(cls._fields, widths, (1, 1, 0), strict=True):
+			if int(value) != value or value < least:
+				raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
+		return widths
+
+	def inputs(self, mids: np.ndarray) -> tuple[np.ndarray, int]:
+		"""The first base and the width of each window of sequences and controls."""
+		return mids - self.in_window // 2 - self.max_jitter, self.in_window + 2 * self.max_jitter
+
+	def outputs(self, mids: np.ndarray) -> tuple[np.ndarray, int]:
+		"""The first base and the width of each window of signals."""
+		return mids - self.out_window // 2 - self.max_jitter, self.out_window + 2 * self.max_jitter
 
 
 @dataclass(frozen=True)
@@ -54,45 +85,27 @@ class Request:
 	----------
 	chroms, mids: numpy.ndarray, shape=(n,)
 		Chromosome and middle of each.
-	genome: Genome
-	tracks, controls: Tracks or None
-	in_window, out_window, max_jitter: int
-		In bp.
+	sources: Sources
+	widths: Widths
 	"""
 
 	chroms: np.ndarray
 	mids: np.ndarray
-	genome: Genome
-	tracks: Tracks | None
-	controls: Tracks | None
-	in_window: int
-	out_window: int
-	max_jitter: int
+	sources: Sources
+	widths: Widths
 
 	def __len__(self) -> int:
 		return len(self.mids)
 
-	def some(self, rows: np.ndarray) -> "Request":
-		"""The same for some of the loci."""
-		return Request(
-			self.chroms[rows],
-			self.mids[rows],
-			self.genome,
-			self.tracks,
-			self.controls,
-			self.in_window,
-			self.out_window,
-			self.max_jitter,
-		)
-
 	@property
 	def shapes(self) -> Arrays:
 		"""The shape of each array."""
-		n, wide = len(self), 2 * self.max_jitter
+		n, (_, tracks, controls) = len(self), self.sources
+		wide, out = (lot(self.mids)[1] for lot in (self.widths.inputs, self.widths.outputs))
 		return Arrays(
-			(n, self.in_window + wide),
-			None if self.tracks is None else (n, len(self.tracks.paths), self.out_window + wide),
-			None if self.controls is None else (n, len(self.controls.paths), self.in_window + wide),
+			(n, wide),
+			None if tracks is None else (n, len(tracks.paths), out),
+			None if controls is None else (n, len(controls.paths), wide),
 		)
 
 	def n_bytes(self, value_bytes: int = 4) -> int:
@@ -104,116 +117,79 @@ class Request:
 		"""What decides the arrays, as JSON can hold it; None when a source is remote, so that nobody knows."""
 		from hashlib import sha256
 
-		used = sorted(set(self.chroms.tolist()))
-		given = [source for source in (self.genome, self.tracks, self.controls) if source is not None]
-		sources = [source.content_key(used) for source in given]
+		chroms = self.chroms.tolist()
+		used = sorted(set(chroms))
+		sources = [source.content_key(used) for source in self.sources if source is not None]
 		if None in sources:
 			return None
-		sources.append([self.tracks is not None, self.controls is not None])
-		places = sha256("\0".join(self.chroms.tolist()).encode())
+		sources.append([self.sources.tracks is not None, self.sources.controls is not None])
+		places = sha256("\0".join(chroms).encode())
 		places.update(np.ascontiguousarray(self.mids, dtype="<i8"))
-		return [sources, self.in_window, self.out_window, self.max_jitter, len(self), places.hexdigest()]
-
-	def default_workers(self) -> int:
-		"""A process a core, but no more than pay for their start."""
-		n_tracks = sum(0 if tracks is None else len(tracks.paths) for tracks in (self.tracks, self.controls))
-		seconds = self._bases_read() * (_SEQUENCE_COST + n_tracks * _TRACK_COST) + self.n_bytes() * _WINDOW_COST
-		return max(1, min(n_cores(), int(seconds / _WORTH_A_PROCESS)))
-
-	def _bases_read(self) -> int:
-		"""About how many bases the files are read over: the windows, and the gaps that are read over."""
-		most, total = self.shapes.codes[1] + LARGEST_GAP, 0
-		for chrom in set(self.chroms.tolist()):
-			total += most + int(np.minimum(np.diff(np.sort(self.mids[self.chroms == chrom])), most).sum())
-		return total
+		return [sources, *self.widths, len(self), places.hexdigest()]
 
 
-def smallest_exact(values: np.ndarray) -> np.ndarray:
-	"""The values, which are not negative, in the first of `DTYPES` that holds each exactly."""
-	if values.dtype == DTYPES[0]:
-		return values
-	top = values.max(initial=0)
-	for dtype in DTYPES[:-1]:
-		info = np.finfo(dtype) if dtype is np.float16 else np.iinfo(dtype)
-		if top <= info.max:
-			small = values.astype(dtype)
-			if np.array_equal(small, values):
-				return small
-	return values
+class Load(NamedTuple):
+	"""Windows to be read, and what becomes of them.
+
+	Attributes
+	----------
+	request: Request
+	choose: callable
+		From the totals of all loci, (n, T), which of them are kept, (n,).
+	folder: Path or None
+		An empty folder for codes.npy, signals.npy and controls.npy of the chosen loci, and totals.npy of all; None
+		for memory.
+	"""
+
+	request: Request
+	choose: Callable[[np.ndarray | None], np.ndarray]
+	folder: Path | None
+
+
+class Loaded(NamedTuple):
+	"""What was read: in memory the arrays, values as float32, and the totals of each signal over the central
+	out_window, (n, T); in a folder the type of each array.
+	"""
+
+	arrays: Arrays | None = None
+	totals: np.ndarray | None = None
+	dtypes: dict[str, str] | None = None
+
+
+def gather(loads: Sequence[Load], *, workers: int | None, bar: bool) -> list[Loaded]:
+	"""Read the windows of one or more loads, all of the same sources.
+
+	Parameters
+	----------
+	loads: sequence of Load
+		What to read.
+	workers: int or None
+		Processes; None is one a core, but no more than pay for their start.
+	bar: bool
+		Show a progress bar on a terminal.
+	"""
+	requests = [load.request for load in loads]
+	tasks = _tasks(requests)
+	sinks = [_Memory(load) if load.folder is None else _Files(load) for load in loads]
+	work = partial(_do, requests[0].sources, [r.widths for r in requests], [sink.parts for sink in sinks])
+	workers = _default_workers(requests, tasks) if workers is None else workers
+	for i, parts in _results(work, tasks, workers=workers, bar=bar):
+		for sink, rows, part in zip(sinks, tasks[i].rows, parts, strict=True):
+			sink.put(rows, part)
+	return [sink.finish() for sink in sinks]
 
 
 def value_bytes(request: Request) -> int:
 	"""Bytes that a value of a track will most likely take, judged by a few loci."""
 	rows = np.unique(np.linspace(0, len(request) - 1, _SAMPLED).astype(np.int64))
-	arrays = _read(request.some(rows)).arrays
-	return max((a.dtype.itemsize for a in arrays[1:] if a is not None), default=0)
+	some = Request(request.chroms[rows], request.mids[rows], request.sources, request.widths)
+	(found,) = gather([Load(some, lambda _: np.ones(len(rows), dtype=bool), None)], workers=1, bar=False)
+	return max((smallest_exact(a).dtype.itemsize for a in found.arrays[1:] if a is not None), default=0)
 
 
-def into_memory(request: Request, *, workers: int, bar: bool) -> tuple[Arrays, np.ndarray | None]:
-	"""The arrays, values as float32, and the totals of each signal over the central out_window, (n, T)."""
-	shapes = request.shapes
-	dtypes = (np.uint8, np.float32, np.float32)
-	arrays = Arrays(*(None if s is None else np.empty(s, dtype=d) for s, d in zip(shapes, dtypes, strict=True)))
-	totals = None if request.tracks is None else np.empty(shapes.signals[:2])
-	chunks = _chunks(request)
-	work = partial(_read_chunk, _sources(request))
-	for i, part in _results(work, request, chunks, workers=workers, bar=bar):
-		for whole, piece in zip((*arrays, totals), (*part.arrays, part.totals), strict=True):
-			if whole is not None:
-				whole[chunks[i]] = piece
-	return arrays, totals
-
-
-def into_files(
-	request: Request,
-	folder: Path,
-	choose: Callable[[np.ndarray | None], np.ndarray],
-	*,
-	workers: int,
-	bar: bool,
-) -> dict[str, str]:
-	"""Write codes.npy, signals.npy and controls.npy of the chosen loci, and totals.npy of all, into a folder.
-
-	Parameters
-	----------
-	request: Request
-		What to read.
-	folder: Path
-		An empty folder.
-	choose: callable
-		From the totals of all loci, (n, T), which of them are kept, (n,).
-	workers: int
-		Processes.
-	bar: bool
-		Show a progress bar on a terminal.
-
-	Returns
-	-------
-	dict of str to str
-		The type of each array.
-	"""
-	# The name is a new one: a process whose parent was killed must not write among the parts of another run.
-	parts = Path(tempfile.mkdtemp(prefix="parts.", dir=folder))
-	chunks = _chunks(request)
-	totals = None if request.tracks is None else np.empty(request.shapes.signals[:2])
-	dtypes: list[Arrays | None] = [None] * len(chunks)
-	work = partial(_write_chunk, _sources(request), str(parts))
-	for i, part in _results(work, request, chunks, workers=workers, bar=bar):
-		if totals is not None:
-			totals[chunks[i]] = part.totals
-		dtypes[i] = part.arrays
-	kept = choose(totals)
-	found = [_kept_dtypes(parts, i, kept[rows], dtypes[i]) for i, rows in enumerate(chunks)]
-	final = {}
-	for k, (name, shape) in enumerate(zip(Arrays._fields, request.shapes, strict=True)):
-		if shape is not None:
-			final[name] = (np.result_type(np.uint8, *(seen[k] for seen in found)), (int(kept.sum()), *shape[1:]))
-	_merge(folder, parts, chunks, kept, final)
-	if totals is not None:
-		with open(folder / "totals.npy", "wb") as file:
-			_save(file, totals)
-	shutil.rmtree(parts)
-	return {name: str(dtype) for name, (dtype, _) in final.items()}
+def smallest_exact(values: np.ndarray) -> np.ndarray:
+	"""The values, which are not negative, shape=(n, …), in the first of `DTYPES` that holds each exactly."""
+	return values.astype(DTYPES[_first(_fitting(values))], copy=False)
 
 
 def keep(array: np.ndarray | None, kept: np.ndarray) -> np.ndarray | None:
@@ -232,172 +208,311 @@ def keep(array: np.ndarray | None, kept: np.ndarray) -> np.ndarray | None:
 # ---- chunks ---------------------------------------------------------------------------------------------------------
 
 
-def _chunks(request: Request) -> list[np.ndarray]:
-	"""The rows of each chunk: neighbours on one chromosome, from left to right."""
-	step = max(16, _CHUNK * len(request) // max(1, request.n_bytes()))
-	chunks = []
-	for chrom in request.genome.chrom_sizes:
-		rows = np.flatnonzero(request.chroms == chrom)
-		rows = rows[np.argsort(request.mids[rows], kind="stable")]
-		chunks += [rows[first : first + step] for first in range(0, len(rows), step)]
-	return chunks
+class _Task(NamedTuple):
+	"""A chunk: neighbours on one chromosome, from left to right; their rows and middles in each request."""
+
+	chrom: str
+	rows: list[np.ndarray]
+	mids: list[np.ndarray]
 
 
-def _sources(request: Request) -> Request:
-	"""The request without its loci, for the processes that read."""
-	return request.some(np.zeros(0, dtype=np.int64))
+class _Part(NamedTuple):
+	"""What was read of a request in a chunk.
+
+	Attributes
+	----------
+	arrays: Arrays
+		The values, or, when they are in a file, their types.
+	totals: numpy.ndarray, shape=(m, T), or None
+		Of the signals.
+	fits: Arrays of numpy.ndarray of uint8, shape=(m,)
+		For each locus which of `DTYPES` hold its values exactly: bit k stands for number k.
+	"""
+
+	arrays: Arrays
+	totals: np.ndarray | None
+	fits: Arrays
 
 
-def _tasks(request: Request, chunks: Sequence[np.ndarray]) -> list[tuple[str, np.ndarray, int]]:
-	"""What a process has to know of each chunk: its chromosome, the middles, and its number."""
-	return [(request.chroms[rows[0]], request.mids[rows], i) for i, rows in enumerate(chunks)]
+def _tasks(requests: Sequence[Request]) -> list[_Task]:
+	"""The chunks of all requests."""
+	names = list(requests[0].sources.genome.chrom_sizes)
+	numbers = {name: i for i, name in enumerate(names)}
+	chroms = np.array([numbers[chrom] for r in requests for chrom in r.chroms.tolist()], dtype=np.int64)
+	mids = np.concatenate([r.mids for r in requests])
+	rows = np.concatenate([np.arange(len(r)) for r in requests])
+	lots = np.repeat(np.arange(len(requests)), [len(r) for r in requests])
+	order = np.lexsort((mids, chroms))
+	size = np.array([r.n_bytes() // max(1, len(r)) for r in requests])[lots[order]]
+	chunks = np.cumsum(size) // _CHUNK
+	new = np.flatnonzero(np.diff(chunks) | np.diff(chroms[order])) + 1
+	tasks = []
+	for group in np.split(order, new) if len(order) else ():
+		mine = [group[lots[group] == k] for k in range(len(requests))]
+		tasks.append(_Task(names[chroms[group[0]]], [rows[some] for some in mine], [mids[some] for some in mine]))
+	return tasks
 
 
-def _read_chunk(sources: Request, task: tuple[str, np.ndarray, int]) -> Part:
-	"""The arrays of a chunk."""
-	chrom, mids, _ = task
-	chroms = np.full(len(mids), chrom, dtype=object)
-	return _read(
-		Request(
-			chroms,
-			mids,
-			sources.genome,
-			sources.tracks,
-			sources.controls,
-			sources.in_window,
-			sources.out_window,
-			sources.max_jitter,
-		)
-	)
-
-
-def _write_chunk(sources: Request, folder: str, task: tuple[str, np.ndarray, int]) -> Part:
-	"""Write the arrays of a chunk to a file; its totals, and the types of the arrays."""
-	part = _read_chunk(sources, task)
-	with open(_part_path(folder, task[2]), "wb") as file:
-		for array in part.arrays:
-			if array is not None:
-				_save(file, array)
-	return Part(Arrays(*(None if a is None else a.dtype for a in part.arrays)), part.totals)
-
-
-def _part_path(folder: str | Path, i: int) -> str:
-	"""Where the chunk with a number lies until it is merged."""
-	return os.path.join(folder, f"{i}.npys")
-
-
-def _read(request: Request) -> Part:
-	"""The arrays of some loci, each in its smallest type."""
-	jitter, width = request.max_jitter, request.in_window + 2 * request.max_jitter
-	starts = request.mids - request.in_window // 2 - jitter
-	codes = np.empty((len(request), width), dtype=np.uint8)
-	for chrom in dict.fromkeys(request.chroms.tolist()):
-		mine = np.flatnonzero(request.chroms == chrom)
-		mine = mine[np.argsort(starts[mine], kind="stable")]
-		for piece in stretches([(starts[mine], width)]):
-			first = int(piece.starts[0])
-			bases = request.genome.read(chrom, first, int(piece.ends[-1]))
-			codes[mine[piece.rows[0]]] = cut(bases, piece.starts - first, width)
-	signals = controls = totals = None
-	if request.tracks is not None:
-		out = request.mids - request.out_window // 2 - jitter
-		values = request.tracks.small_windows(request.chroms, out, request.out_window + 2 * jitter)
-		totals = group_totals(values[:, :, jitter : jitter + request.out_window], (1,) * values.shape[1])
-		signals = smallest_exact(values)
-	if request.controls is not None:
-		controls = smallest_exact(request.controls.small_windows(request.chroms, starts, width))
-	return Part(Arrays(codes, signals, controls), totals)
+def _default_workers(requests: Sequence[Request], tasks: Sequence[_Task]) -> int:
+	"""A process a core, but no more than pay for their start."""
+	most, bases = max(r.widths.inputs(r.mids)[1] for r in requests) + LARGEST_GAP, 0
+	for task in tasks:  # the windows, and the gaps that are read over
+		bases += most + int(np.minimum(np.diff(np.sort(np.concatenate(task.mids))), most).sum())
+	n_tracks = sum(0 if tracks is None else len(tracks.paths) for tracks in requests[0].sources[1:])
+	seconds = bases * (_SEQUENCE_COST + n_tracks * _TRACK_COST) + sum(r.n_bytes() for r in requests) * _WINDOW_COST
+	return max(1, min(n_cores(), int(seconds / _WORTH_A_PROCESS)))
 
 
 def _results(
-	work: Callable[..., Part], request: Request, chunks: Sequence[np.ndarray], *, workers: int, bar: bool
-) -> Iterator[tuple[int, Part]]:
-	"""The number of each chunk and what `work` makes of it, as they are done; with a bar over loci on a terminal."""
+	work: Callable[[_Task], list[_Part]], tasks: Sequence[_Task], *, workers: int, bar: bool
+) -> Iterator[tuple[int, list[_Part]]]:
+	"""The number of each chunk and what was read of it, as they are done; with a bar over loci on a terminal."""
 	from tqdm import tqdm
 
+	sizes = [sum(map(len, task.rows)) for task in tasks]
 	with (
-		tqdm(total=len(request), unit="loci", desc="reading windows", disable=None if bar else True, delay=2) as shown,
-		closing(spread(work, _tasks(request, chunks), workers)) as results,
+		tqdm(total=sum(sizes), unit="loci", desc="reading windows", disable=None if bar else True, delay=2) as shown,
+		closing(spread(work, tasks, workers)) as results,
 	):
-		for i, result in results:
-			yield i, result
-			shown.update(len(chunks[i]))
+		for i, parts in results:
+			yield i, parts
+			shown.update(sizes[i])
 
 
-# ---- files ----------------------------------------------------------------------------------------------------------
+def _do(sources: Sources, widths: Sequence[Widths], folders: Sequence[str | None], task: _Task) -> list[_Part]:
+	"""Read a chunk, and write what belongs into files there; what a process does."""
+	parts = _read(sources, task.chrom, list(zip(task.mids, widths, strict=True)))
+	found = zip(parts, folders, task.rows, strict=True)
+	return [part if folder is None else _written(part, folder, rows) for part, folder, rows in found]
 
 
-def _save(file: BinaryIO, array: np.ndarray) -> None:
-	"""Write an array as .npy; unlike numpy's own writer, this one tells a full disk by its error number."""
-	_write_header(file, array.dtype, array.shape)
-	file.write(memoryview(np.ascontiguousarray(array)).cast("B") if array.size else b"")
+def _read(sources: Sources, chrom: str, lots: Sequence[tuple[np.ndarray, Widths]]) -> list[_Part]:
+	"""The windows of several lots of middles, in ascending order, on one chromosome."""
+	inputs = [widths.inputs(mids) for mids, widths in lots]
+	outputs = [widths.outputs(mids) for mids, widths in lots]
+	nothing: list[np.ndarray | None] = [None] * len(lots)
+	codes = _read_codes(sources.genome, chrom, inputs)
+	signals = nothing if sources.tracks is None else sources.tracks.read(chrom, outputs)
+	controls = nothing if sources.controls is None else sources.controls.read(chrom, inputs)
+	return [_part(*arrays, lots[k][1]) for k, arrays in enumerate(zip(codes, signals, controls, strict=True))]
 
 
-def _write_header(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-	"""Write the header of a .npy file."""
-	header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-	np.lib.format.write_array_header_1_0(file, header)
+def _read_codes(genome: Genome, chrom: str, windows: Sequence[tuple[np.ndarray, int]]) -> list[np.ndarray]:
+	"""The base codes of several lots of windows, each place being read once."""
+	codes = [np.empty((len(starts), width), dtype=np.uint8) for starts, width in windows]
+	for piece in stretches(windows):
+		first = int(piece.starts[0])
+		bases = genome.read(chrom, first, int(piece.ends.max()))
+		for array, (starts, width), rows in zip(codes, windows, piece.rows, strict=True):
+			if rows.start < rows.stop:
+				array[rows] = cut(bases, starts[rows] - first, width)
+	return codes
 
 
-def _kept_dtypes(parts: Path, i: int, kept: np.ndarray, dtypes: Arrays) -> Arrays:
-	"""The types that the kept loci of a chunk need: a dropped outlier's large values shall not widen those of all."""
-	if kept.all() or all(dtype in (None, np.uint8) for dtype in dtypes):
-		return dtypes
-	with open(_part_path(parts, i), "rb") as part:
-		return Arrays(*(None if d is None else smallest_exact(np.load(part)[kept]).dtype for d in dtypes))
+def _part(codes: np.ndarray, signals: np.ndarray | None, controls: np.ndarray | None, widths: Widths) -> _Part:
+	"""The arrays, each in its smallest type, and what is to be known of them."""
+	totals = None
+	if signals is not None:
+		centre = signals[:, :, widths.max_jitter : widths.max_jitter + widths.out_window]
+		totals = group_totals(centre, (1,) * signals.shape[1])
+	arrays = Arrays(codes, signals, controls)
+	fits = Arrays(*(None if array is None else _fitting(array) for array in arrays))
+	small = (None if a is None else a.astype(DTYPES[_first(f)], copy=False) for a, f in zip(arrays, fits, strict=True))
+	return _Part(Arrays(*small), totals, fits)
 
 
-def _merge(
-	folder: Path,
-	parts: Path,
-	chunks: Sequence[np.ndarray],
-	kept: np.ndarray,
-	final: dict[str, tuple[np.dtype, tuple[int, ...]]],
-) -> None:
-	"""Write the kept rows of the chunks to their places in the final files; a chunk is removed once it is there."""
-	places = np.cumsum(kept) - 1
-	files = {name: _Rows(folder / f"{name}.npy", dtype, shape) for name, (dtype, shape) in final.items()}
+def _fitting(values: np.ndarray) -> np.ndarray:
+	"""For each row of values, none of them negative, which of `DTYPES` hold all exactly, shape=(n,); see `_Part`."""
+	if values.dtype == DTYPES[0]:
+		return np.full(len(values), _ANY, dtype=np.uint8)
+	fits = np.full(len(values), 1 << DTYPES.index(values.dtype.type), dtype=np.uint8)
+	axes = tuple(range(1, values.ndim))
+	top = values.max(axis=axes, initial=0)
+	for k, dtype in enumerate(DTYPES):
+		info = np.iinfo(dtype) if np.issubdtype(dtype, np.integer) else np.finfo(dtype)
+		rows = np.flatnonzero(top <= info.max)
+		fits[rows[(values[rows].astype(dtype) == values[rows]).all(axis=axes)]] |= 1 << k
+	return fits
 
-	def move(i: int) -> None:
-		path, chosen = _part_path(parts, i), kept[chunks[i]]
-		with open(path, "rb") as part:
-			for file in files.values():  # in the order of Arrays
-				file.write(places[chunks[i][chosen]], np.load(part)[chosen])
-		os.unlink(path)
 
-	try:
-		with ThreadPoolExecutor(min(_WRITERS, n_cores())) as pool:  # neither reading nor writing holds the lock
-			for _ in pool.map(move, range(len(chunks))):
-				pass
-	finally:
-		for file in files.values():
-			file.close()
+def _first(fits: np.ndarray) -> int:
+	"""The number of the first of `DTYPES` that holds all rows exactly."""
+	common = int(np.bitwise_and.reduce(fits, initial=_ANY))
+	return (common & -common).bit_length() - 1
+
+
+# ---- where they go --------------------------------------------------------------------------------------------------
+
+
+class _Memory:
+	"""Arrays in memory, values as float32."""
+
+	parts = None
+
+	def __init__(self, load: Load) -> None:
+		self.choose, shapes = load.choose, load.request.shapes
+		dtypes = (np.uint8, np.float32, np.float32)
+		self.arrays = Arrays(
+			*(None if s is None else np.empty(s, dtype=d) for s, d in zip(shapes, dtypes, strict=True))
+		)
+		self.totals = None if shapes.signals is None else np.empty(shapes.signals[:2])
+
+	def put(self, rows: np.ndarray, part: _Part) -> None:
+		"""Take what was read of some rows."""
+		for whole, piece in zip((*self.arrays, self.totals), (*part.arrays, part.totals), strict=True):
+			if whole is not None:
+				whole[rows] = piece
+
+	def finish(self) -> Loaded:
+		"""The arrays of the loci that are kept."""
+		kept = self.choose(self.totals)
+		return Loaded(Arrays(*(keep(array, kept) for array in self.arrays)), self.totals)
+
+
+class _Files:
+	"""Arrays in the files of a folder.
+
+	The processes write each row to its place in a file of the type that its chunk needs. In the end the rows that are
+	kept are moved together, in one type; mostly all of them are in its file already.
+	"""
+
+	def __init__(self, load: Load) -> None:
+		self.choose, self.shapes, self.folder = load.choose, load.request.shapes, load.folder
+		# The name is a new one: a process whose parent was killed must not write among the files of another run.
+		self.parts = tempfile.mkdtemp(prefix="parts.", dir=self.folder)
+		self.totals = None if self.shapes.signals is None else np.empty(self.shapes.signals[:2])
+		n = self.shapes.codes[0]
+		self.fits = Arrays(*(np.full(n, _ANY, dtype=np.uint8) for _ in Arrays._fields))
+		self.kinds = Arrays(*(np.zeros(n, dtype=np.uint8) for _ in Arrays._fields))
+
+	def put(self, rows: np.ndarray, part: _Part) -> None:
+		"""Note what was written of some rows."""
+		if self.totals is not None:
+			self.totals[rows] = part.totals
+		for k, dtype in enumerate(part.arrays):
+			if dtype is not None:
+				self.fits[k][rows], self.kinds[k][rows] = part.fits[k], DTYPES.index(dtype.type)
+
+	def finish(self) -> Loaded:
+		"""Leave the files of the loci that are kept."""
+		kept = self.choose(self.totals)
+		given = [k for k, shape in enumerate(self.shapes) if shape is not None]
+		final = {k: _first(self.fits[k][kept]) for k in given}
+		with ThreadPoolExecutor(min(_MOVERS, n_cores())) as pool:  # neither reading nor writing holds the lock
+			for k, done in [(k, pool.submit(self._settle, k, final[k], kept)) for k in given]:
+				os.rename(done.result(), self.folder / f"{Arrays._fields[k]}.npy")
+		if self.totals is not None:
+			with _Rows(self.folder / "totals.npy", self.totals.dtype, self.totals.shape[1:]) as file:
+				file.write(0, self.totals)
+				file.finish(len(self.totals))
+		shutil.rmtree(self.parts)
+		return Loaded(dtypes={Arrays._fields[k]: str(np.dtype(DTYPES[final[k]])) for k in given})
+
+	def _settle(self, k: int, final: int, kept: np.ndarray) -> str:
+		"""Move the rows of an array that are kept to the front of the file of one type; its path."""
+		return _settle(self.parts, Arrays._fields[k], self.shapes[k][1:], kept, self.kinds[k], final)
+
+
+def _written(part: _Part, folder: str, rows: np.ndarray) -> _Part:
+	"""What is left to know of a part once its rows are in their files."""
+	for name, array in zip(Arrays._fields, part.arrays, strict=True):
+		if array is not None:
+			with _Rows(_path(folder, name, array.dtype), array.dtype, array.shape[1:]) as file:
+				for run in _runs(rows):
+					file.write(int(rows[run.start]), array[run])
+	return part._replace(arrays=Arrays(*(None if a is None else a.dtype for a in part.arrays)))
+
+
+def _settle(folder: str, name: str, shape: tuple[int, ...], kept: np.ndarray, kinds: np.ndarray, final: int) -> str:
+	"""Move the rows that are kept to the front of the file of one of `DTYPES`; its path.
+
+	Parameters
+	----------
+	folder, name: str
+		Where the files are, and of which array.
+	shape: tuple of int
+		The shape of a row.
+	kept: numpy.ndarray of bool, shape=(n,)
+		Which rows are kept.
+	kinds: numpy.ndarray of uint8, shape=(n,)
+		In the file of which type each row is.
+	final: int
+		The number of the type that all are to have.
+	"""
+	# That type comes first: the rows of its file must be read before others are written over them.
+	used = [final, *(k for k in np.unique(kinds[kept]).tolist() if k != final)]
+	places, n = np.cumsum(kept) - 1, len(kept)
+	moved = ~kept | (kinds != final)
+	with ExitStack() as stack:
+		files = {k: stack.enter_context(_Rows(_path(folder, name, DTYPES[k]), DTYPES[k], shape)) for k in used}
+		target = files[final]
+		step = max(1, _PIECE // max(1, target.row_bytes))
+		for first in range(int(np.argmax(moved)) if moved.any() else n, n, step):  # what lies before stays as it is
+			last = min(first + step, n)
+			for k, file in files.items():
+				rows = np.flatnonzero(kept[first:last] & (kinds[first:last] == k))
+				values = file.read(first, last) if len(rows) else None
+				for run in _runs(rows):
+					begin, end = int(rows[run.start]), int(rows[run.stop - 1]) + 1
+					target.write(int(places[first + begin]), values[begin:end])
+		target.finish(int(kept.sum()))
+	return target.path
+
+
+def _runs(numbers: np.ndarray) -> Iterator[slice]:
+	"""The slices of ascending numbers that follow each other without a gap."""
+	if len(numbers):
+		cuts = (np.flatnonzero(np.diff(numbers) != 1) + 1).tolist()
+		yield from map(slice, [0, *cuts], [*cuts, len(numbers)])
+
+
+def _path(folder: str, name: str, dtype: np.dtype | type) -> str:
+	"""The file of an array's rows of one type."""
+	return os.path.join(folder, f"{name}.{np.dtype(dtype)}")
 
 
 class _Rows:
-	"""A .npy file that is written some rows at a time.
+	"""A .npy file whose rows are written in any order.
 
 	Rows are written rather than mapped: on a full disk a write is an error, and a mapping kills the process.
 	"""
 
-	def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-		self.dtype, self.row_bytes = dtype, int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
-		with open(path, "wb") as file:
-			_write_header(file, dtype, shape)
-			self.start = file.tell()
-			file.truncate(self.start + shape[0] * self.row_bytes)
-		self.file = os.open(path, os.O_WRONLY)
+	def __init__(self, path: str | os.PathLike, dtype: np.dtype | type, shape: tuple[int, ...]) -> None:
+		self.path, self.dtype, self.shape = os.fspath(path), np.dtype(dtype), shape
+		self.row_bytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
+		self.file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
-	def write(self, places: np.ndarray, values: np.ndarray) -> None:
-		"""Write rows to their places."""
+	def __enter__(self) -> "_Rows":
+		return self
+
+	def __exit__(self, *_: object) -> None:
+		self.close()
+
+	def write(self, place: int, values: np.ndarray) -> None:
+		"""Write rows from a place on."""
 		values = np.ascontiguousarray(values, dtype=self.dtype)
-		cuts = np.flatnonzero(np.diff(places) != 1) + 1
-		for first, last in zip([0, *cuts], [*cuts, len(places)], strict=True):
-			data = memoryview(values[first:last]).cast("B") if last > first else b""
-			at = self.start + int(places[first]) * self.row_bytes if last > first else 0
-			while len(data):
-				written = os.pwrite(self.file, data, at)
-				data, at = data[written:], at + written
+		self._write(_HEADER + place * self.row_bytes, memoryview(values).cast("B") if values.size else b"")
+
+	def read(self, first: int, last: int) -> np.ndarray:
+		"""The rows from a first to before a last one; some that were never written may hold anything."""
+		values = np.empty((last - first, *self.shape), dtype=self.dtype)
+		data, at = memoryview(values).cast("B") if values.size else b"", _HEADER + first * self.row_bytes
+		while len(data) and (n := os.preadv(self.file, [data], at)):
+			data, at = data[n:], at + n
+		return values
+
+	def finish(self, n: int) -> None:
+		"""Make it a file of n rows."""
+		os.ftruncate(self.file, _HEADER + n * self.row_bytes)
+		about = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (n, *self.shape)}
+		text = repr(about).ljust(_HEADER - 11).encode("ascii") + b"\n"
+		self._write(0, memoryview(np.lib.format.magic(1, 0) + struct.pack("<H", len(text)) + text))
+
+	def _write(self, at: int, data: memoryview | bytes) -> None:
+		"""Write all of some bytes."""
+		while len(data):
+			n = os.pwrite(self.file, data, at)
+			data, at = data[n:], at + n
 
 	def close(self) -> None:
 		"""Close the file."""

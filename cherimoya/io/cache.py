@@ -21,9 +21,9 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,27 +122,87 @@ def open_entry(
 	CacheError
 		An InputError: the folder cannot be written, or the disk is full.
 	"""
+	made = []
+
+	def make_it(places: Mapping[str, Path]) -> dict[str, Mapping[str, Any]]:
+		made.append(key)
+		return {key: make(places[key])}
+
+	return open_entries(folder, [key], make_it, progress=progress)[key], bool(made)
+
+
+def open_entries(
+	folder: str | os.PathLike,
+	keys: Sequence[str],
+	make: Callable[[Mapping[str, Path]], Mapping[str, Mapping[str, Any]]],
+	*,
+	progress: Callable[[str], None] | None = None,
+) -> dict[str, dict[str, np.ndarray]]:
+	"""The arrays of entries by their keys; those that are missing or broken are made in one go.
+
+	Parameters
+	----------
+	folder, progress
+		See :func:`open_entry`.
+	keys: sequence of str
+		The entries' names.
+	make: callable
+		As that of :func:`open_entry`, from the folder of each entry that it is to make to the description of each.
+
+	Raises
+	------
+	CacheError
+		An InputError: the folder cannot be written, or the disk is full.
+	"""
 	folder = Path(os.path.abspath(folder))
-	place = folder / key
 	say = progress or (lambda line: None)
+	found: dict[str, dict[str, np.ndarray]] = {}
+
+	def look() -> dict[str, str]:
+		"""The entries that are not found yet, and what is wrong with each."""
+		problems = {}
+		for key in sorted({*keys} - {*found}):  # in one order, lest two processes wait for each other
+			arrays, problem = _opened(folder / key)
+			if arrays is None:
+				problems[key] = problem
+			else:
+				found[key] = arrays
+		return problems
+
 	with _told(folder):
-		found, problem = _opened(place)
-		if found is not None:
-			return found, False
-		folder.mkdir(parents=True, exist_ok=True)
-		with _locked(folder / f"{key}.lock", say):
-			found, problem = _opened(place)  # another process may have made it meanwhile
-			if found is not None:
-				return found, False
-			if problem:
-				say(f"{place}: {problem}; it is not used, and made again")
-				_remove(place)
-			_sweep(folder, key)
-			_make(place, make)
-			found, problem = _opened(place, check=False)  # its checksums have just been taken
-	if found is None:
-		raise CacheError(f"{place}: was written, but {problem}; the disk is faulty: choose another folder in cache")
-	return found, True
+		missing = look()
+		if missing:
+			folder.mkdir(parents=True, exist_ok=True)
+			with ExitStack() as locks:
+				for key in missing:
+					locks.enter_context(_locked(folder / f"{key}.lock", say))
+				_make_missing(folder, look(), make, say, found)  # another process may have made some meanwhile
+	return found
+
+
+def _make_missing(
+	folder: Path,
+	missing: Mapping[str, str],
+	make: Callable[[Mapping[str, Path]], Mapping[str, Mapping[str, Any]]],
+	say: Callable[[str], None],
+	found: dict[str, dict[str, np.ndarray]],
+) -> None:
+	"""Make the entries that this process has the locks of, and add them to those that are found."""
+	for key, problem in missing.items():
+		if problem:
+			say(f"{folder / key}: {problem}; it is not used, and made again")
+			_remove(folder / key)
+	if not missing:
+		return
+	_sweep(folder, missing)
+	_make([folder / key for key in missing], make)
+	for key in missing:
+		arrays, problem = _opened(folder / key, check=False)  # its checksums have just been taken
+		if arrays is None:
+			raise CacheError(
+				f"{folder / key}: was written, but {problem}; the disk is faulty: choose another folder in cache"
+			)
+		found[key] = arrays
 
 
 def entries(folder: str | os.PathLike) -> list[Entry]:
@@ -254,21 +314,24 @@ def _hold(place: Path) -> int | None:
 		os.close(lock)
 
 
-def _make(place: Path, make: Callable[[Path], Mapping[str, Any]]) -> None:
-	"""Make an entry under another name, and rename it when it is whole."""
-	building = place.with_name(f".{place.name}.part")
-	_remove(building)
-	building.mkdir()
+def _make(places: Sequence[Path], make: Callable[[Mapping[str, Path]], Mapping[str, Mapping[str, Any]]]) -> None:
+	"""Make entries under other names, and rename each when it is whole."""
+	building = {place: place.with_name(f".{place.name}.part") for place in places}
 	try:
-		about = make(building)
-		files = {path.name: _summary(path) for path in sorted(building.glob("*.npy"))}
-		content = {"format": FORMAT, "key": place.name, "about": dict(about), "files": files}
-		(building / _USED).touch()
-		text = json.dumps({**content, "checksum": _checksum(content)}, indent="\t")
-		(building / _MANIFEST).write_text(text, encoding="utf-8")
-		os.rename(building, place)
+		for part in building.values():
+			_remove(part)
+			part.mkdir()
+		about = make({place.name: part for place, part in building.items()})
+		for place, part in building.items():
+			files = {path.name: _summary(path) for path in sorted(part.glob("*.npy"))}
+			content = {"format": FORMAT, "key": place.name, "about": dict(about[place.name]), "files": files}
+			(part / _USED).touch()
+			text = json.dumps({**content, "checksum": _checksum(content)}, indent="\t")
+			(part / _MANIFEST).write_text(text, encoding="utf-8")
+			os.rename(part, place)
 	except BaseException:
-		shutil.rmtree(building, ignore_errors=True)
+		for part in building.values():
+			shutil.rmtree(part, ignore_errors=True)
 		raise
 
 
@@ -386,11 +449,11 @@ def _take(path: Path, *, wait: bool) -> int | None:
 		os.close(lock)
 
 
-def _sweep(folder: Path, mine: str | None = None) -> None:
-	"""Remove what processes that died have left; `mine` is the key that this process has the lock of."""
+def _sweep(folder: Path, mine: Iterable[str] = ()) -> None:
+	"""Remove what processes that died have left; `mine` are the keys that this process has the locks of."""
 	for path in folder.glob(".*.part"):
 		key = path.name[1:].removesuffix(".part")
-		if key == mine:
+		if key in mine:
 			_remove(path)
 		elif _is_key(key):
 			lock = _take(folder / f"{key}.lock", wait=False)

@@ -8,10 +8,8 @@ import torch
 
 from cherimoya.io._prefetch import prefetch
 from cherimoya.io.batches import CompactBatch
-from cherimoya.io.genome import Genome
 from cherimoya.io.sampler import EpochBatchSampler, PeakNegativeSampler, collate, collate_compact
-from cherimoya.io.tracks import Tracks
-from cherimoya.io.windows import Accounting, Windows, extract_windows
+from cherimoya.io.windows import Accounting, Widths, Windows, load_windows, open_sources, plan_windows
 
 
 def PeakGenerator(
@@ -126,28 +124,14 @@ def PeakGenerator(
 			raise ValueError(f"{name} must be at least {least}, got {value}")
 	if negative_ratio > 0 and negatives is None:
 		raise ValueError(f"negative_ratio is {negative_ratio}, but negatives is None; give negatives, or set it to 0")
-	shared = {
-		"sequences": Genome(sequences),
-		"signals": Tracks(signals, absolute=absolute),
-		"controls": None if controls is None else Tracks(controls, absolute=absolute),
-		"in_window": in_window,
-		"out_window": out_window,
-		"chroms": chroms,
-		"exclusion_lists": exclusion_lists,
-		"verbose": verbose,
-		"cache": cache,
-		"progress": progress,
-	}
-	peak_windows = extract_windows(
-		peaks,
-		**shared,
-		max_jitter=max_jitter,
-		min_counts=min_counts,
-		max_counts=max_counts,
-		summits=summits,
-		drop_outliers=True,
-	)
-	negative_windows = extract_windows(negatives, **shared) if negative_ratio > 0 else None
+	sources = open_sources(sequences, signals, controls, absolute=absolute)
+	shared = {"chroms": chroms, "exclusion_lists": exclusion_lists}
+	bounds = {"min_counts": min_counts, "max_counts": max_counts, "summits": summits, "drop_outliers": True}
+	plans = [plan_windows(peaks, sources, Widths.checked(in_window, out_window, max_jitter), **bounds, **shared)]
+	if negative_ratio > 0:
+		plans.append(plan_windows(negatives, sources, Widths.checked(in_window, out_window, 0), **shared))
+	peak_windows, *others = load_windows(plans, cache=cache, verbose=verbose, progress=progress)
+	negative_windows = others[0] if others else None
 	sampler = _sampler(
 		peak_windows,
 		negative_windows,

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 
 from cherimoya.errors import InputError
 from cherimoya.io import cache as caches
-from cherimoya.io._gather import Arrays, Request, into_files, into_memory, keep, value_bytes
+from cherimoya.io._gather import Arrays, Load, Loaded, Request, gather, value_bytes
 from cherimoya.memory import available_memory
 
 AUTO = "auto"
@@ -81,19 +81,10 @@ def estimate_bytes(
 	return Bytes(max(reading, _PROCESS_BYTES), total)
 
 
-def load(
-	request: Request,
-	choose: Callable[[np.ndarray | None], np.ndarray],
-	chosen_by: Any,
-	*,
-	cache: str | os.PathLike | None,
-	workers: int | None,
-	bar: bool,
-	progress: Callable[[str], None] | None,
-) -> tuple[Arrays, np.ndarray | None]:
-	"""The arrays of the loci that are chosen, and the totals of all, from the cache if they are there.
+class Wanted(NamedTuple):
+	"""Windows to be loaded.
 
-	Parameters
+	Attributes
 	----------
 	request: Request
 		What to read.
@@ -101,6 +92,27 @@ def load(
 		From the totals of all loci, (n, T), which of them are kept, (n,).
 	chosen_by: of what JSON can hold
 		What decides the choice, besides the totals.
+	"""
+
+	request: Request
+	choose: Callable[[np.ndarray | None], np.ndarray]
+	chosen_by: Any
+
+
+def load(
+	wanted: Sequence[Wanted],
+	*,
+	cache: str | os.PathLike | None,
+	workers: int | None,
+	bar: bool,
+	progress: Callable[[str], None] | None,
+) -> list[tuple[Arrays, np.ndarray | None]]:
+	"""The arrays of the loci that are chosen, and the totals of all, from the cache if they are there.
+
+	Parameters
+	----------
+	wanted: sequence of Wanted
+		One or more lots of windows, all of the same sources; those that have to be read are read together.
 	cache, workers, progress
 		See :func:`cherimoya.io.windows.extract_windows`.
 	bar: bool
@@ -111,17 +123,52 @@ def load(
 	InputError
 		The windows take more than the machine has, or the cache cannot be used.
 	"""
-	folder = _folder(cache, request.n_bytes())
-	content = None if folder is None else request.content()
 	say = progress or (lambda line: None)
-	if content is not None:
-		try:
-			return _from_cache(folder, request, choose, [content, chosen_by], workers=workers, bar=bar, say=say)
-		except caches.CacheError as error:
-			if cache != AUTO:
-				raise
-			say(f"note: windows are read into memory, not into the cache: {error}")
-	return _from_memory(request, choose, workers=workers, bar=bar, say=say)
+	read = partial(gather, workers=workers, bar=bar)
+	folders = [_folder(cache, lot.request.n_bytes()) for lot in wanted]
+	contents = [f if f is None else lot.request.content() for f, lot in zip(folders, wanted, strict=True)]
+	keys = [c if c is None else caches.key_of([c, lot.chosen_by]) for c, lot in zip(contents, wanted, strict=True)]
+	try:
+		return _load(wanted, keys, next((f for f in folders if f is not None), None), read, say)
+	except caches.CacheError as error:
+		if cache != AUTO:
+			raise
+		say(f"note: windows are read into memory, not into the cache: {error}")
+	return _load(wanted, [None] * len(wanted), None, read, say)
+
+
+def _load(
+	wanted: Sequence[Wanted],
+	keys: Sequence[str | None],
+	folder: Path | None,
+	read: Callable[[Sequence[Load]], list[Loaded]],
+	say: Callable[[str], None],
+) -> list[tuple[Arrays, np.ndarray | None]]:
+	"""The windows, from the cache those that have a key; all that is not there is read in one go."""
+	plain = [lot for lot, key in zip(wanted, keys, strict=True) if key is None]
+	_check_memory([lot.request for lot in plain], say)
+	in_memory: list[Loaded] = []
+
+	def make(places: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+		lots = {key: wanted[keys.index(key)] for key in places}
+		_check_disk([lot.request for lot in lots.values()], next(iter(places.values())), say)
+		loads = [Load(lot.request, lot.choose, places[key]) for key, lot in lots.items()]
+		found = read([*loads, *(Load(lot.request, lot.choose, None) for lot in plain)])
+		in_memory.extend(found[len(loads) :])
+		for lot in lots.values():
+			lot.request.content()  # InputError, and no entry, if an input was changed while it was read
+		return {key: _about(lot.request, one.dtypes) for (key, lot), one in zip(lots.items(), found, strict=False)}
+
+	found = caches.open_entries(folder, [key for key in keys if key is not None], make, progress=say) if folder else {}
+	if plain and not in_memory:
+		in_memory += read([Load(lot.request, lot.choose, None) for lot in plain])
+	others = iter(in_memory)
+	return [_arrays_of(found[key]) if key is not None else tuple(next(others)[:2]) for key in keys]
+
+
+def _arrays_of(entry: Mapping[str, np.ndarray]) -> tuple[Arrays, np.ndarray | None]:
+	"""The arrays, and the totals, of an entry of the cache."""
+	return Arrays(*(entry.get(name) for name in Arrays._fields)), entry.get("totals")
 
 
 def _folder(cache: str | os.PathLike | None, n_bytes: int) -> Path | None:
@@ -131,84 +178,46 @@ def _folder(cache: str | os.PathLike | None, n_bytes: int) -> Path | None:
 	return caches.windows_folder() if cache == AUTO else Path(cache)
 
 
-def _from_memory(
-	request: Request,
-	choose: Callable[[np.ndarray | None], np.ndarray],
-	*,
-	workers: int | None,
-	bar: bool,
-	say: Callable[[str], None],
-) -> tuple[Arrays, np.ndarray | None]:
-	"""Read the windows into memory, if they fit."""
-	needed, free = request.n_bytes(), available_memory()
+def _check_memory(requests: Sequence[Request], say: Callable[[str], None]) -> None:
+	"""Raise InputError unless the windows fit into memory."""
+	needed, free = sum(request.n_bytes() for request in requests), available_memory()
+	n_loci = sum(map(len, requests))
 	if needed >= WORTH_CACHING:
-		say(f"the windows of {len(request):,} loci take {_size(needed)} of memory")
+		say(f"the windows of {n_loci:,} loci take {_size(needed)} of memory")
 	if free is not None and needed > free:
 		raise InputError(
-			f"the windows of {len(request):,} loci take {_size(needed)} of memory, and {_size(free)} are free; name a "
+			f"the windows of {n_loci:,} loci take {_size(needed)} of memory, and {_size(free)} are free; name a "
 			"folder with room in cache, from which they are used without being in memory at once, or use fewer loci, "
 			"fewer tracks or a smaller max_jitter"
 		)
-	arrays, totals = into_memory(request, workers=_workers(request, workers), bar=bar)
-	kept = choose(totals)
-	return Arrays(*(keep(array, kept) for array in arrays)), totals
 
 
-def _from_cache(
-	folder: Path,
-	request: Request,
-	choose: Callable[[np.ndarray | None], np.ndarray],
-	content: list,
-	*,
-	workers: int | None,
-	bar: bool,
-	say: Callable[[str], None],
-) -> tuple[Arrays, np.ndarray | None]:
-	"""The windows from the cache, in which they are put if they are not there."""
-	make = partial(_make, request, choose, workers=workers, bar=bar, say=say)
-	arrays, _ = caches.open_entry(folder, caches.key_of(content), make, progress=say)
-	return Arrays(*(arrays.get(name) for name in Arrays._fields)), arrays.get("totals")
-
-
-def _make(
-	request: Request,
-	choose: Callable[[np.ndarray | None], np.ndarray],
-	folder: Path,
-	*,
-	workers: int | None,
-	bar: bool,
-	say: Callable[[str], None],
-) -> dict[str, Any]:
-	"""Write an entry of the cache into a folder, if there is room; what it holds, for those who list it."""
-	free = caches.free_disk(folder)
-	needed = request.n_bytes()
+def _check_disk(requests: Sequence[Request], folder: Path, say: Callable[[str], None]) -> None:
+	"""Raise CacheError unless there is room for entries of the cache, one of which is made in the folder."""
+	free, n_loci = caches.free_disk(folder), sum(map(len, requests))
+	needed = sum(request.n_bytes() for request in requests)
 	if needed > free:  # an upper bound: a look at some values tells what they take
-		needed = request.n_bytes(value_bytes(request))
+		needed = sum(request.n_bytes(value_bytes(request)) for request in requests)
 	if needed > free:
 		raise caches.CacheError(
-			f"{folder.parent}: the windows of {len(request):,} loci take about {_size(needed)} of disk, and "
+			f"{folder.parent}: the windows of {n_loci:,} loci take about {_size(needed)} of disk, and "
 			f"{_size(free)} are free; make room ('cherimoya cache clear' removes what is not in use), choose another "
 			"folder in cache, or use fewer loci, fewer tracks or a smaller max_jitter"
 		)
-	say(f"the windows of {len(request):,} loci take at most {_size(needed)} of disk in {folder.parent}")
-	dtypes = into_files(request, folder, choose, workers=_workers(request, workers), bar=bar)
-	request.content()  # InputError, and no entry, if an input was changed while it was read
-	tracks = [None if t is None else list(t.paths) for t in (request.tracks, request.controls)]
+	say(f"the windows of {n_loci:,} loci take at most {_size(needed)} of disk in {folder.parent}")
+
+
+def _about(request: Request, dtypes: dict[str, str] | None) -> dict[str, Any]:
+	"""What an entry of the cache holds, for those who list it."""
+	tracks = [None if t is None else list(t.paths) for t in request.sources[1:]]
 	return {
 		"n_loci": len(request),
-		"in_window": request.in_window,
-		"out_window": request.out_window,
-		"max_jitter": request.max_jitter,
-		"sequences": request.genome.name,
+		**request.widths._asdict(),
+		"sequences": request.sources.genome.name,
 		"signals": tracks[0],
 		"controls": tracks[1],
 		"dtypes": dtypes,
 	}
-
-
-def _workers(request: Request, workers: int | None) -> int:
-	"""How many processes read: as many as asked for, or as pay off."""
-	return request.default_workers() if workers is None else workers
 
 
 def _size(n_bytes: float) -> str:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cherimoya.errors import InputError
-from cherimoya.io._gather import Request
+from cherimoya.io._gather import Arrays, Request, Sources, Widths
 from cherimoya.io.genome import Genome, one_hot
 from cherimoya.io.loci import Loci, Region, midpoints, overlaps_any, read_exclusions, read_loci, rename_regions
 from cherimoya.io.names import REMEDY, alike
-from cherimoya.io.storage import load
+from cherimoya.io.storage import Wanted, load
 from cherimoya.io.tracks import Tracks, group_totals, sum_groups
 
 if TYPE_CHECKING:
@@ -308,76 +308,137 @@ def extract_windows(
 		An input cannot be read, assemblies differ, no locus is left (it shows the account), or the windows take more
 		memory, or disk in the cache, than there is; the last before anything is read.
 	"""
-	widths = _Widths.checked(in_window, out_window, max_jitter)
-	loci = read_loci(loci, summits=summits)
+	plan = plan_windows(
+		loci,
+		open_sources(sequences, signals, controls, absolute=absolute),
+		Widths.checked(in_window, out_window, max_jitter),
+		chroms=chroms,
+		min_counts=min_counts,
+		max_counts=max_counts,
+		summits=summits,
+		exclusion_lists=exclusion_lists,
+		drop_outliers=drop_outliers,
+		allow_empty=allow_empty,
+	)
+	(windows,) = load_windows([plan], cache=cache, workers=workers, verbose=verbose, progress=progress)
+	return windows
+
+
+def open_sources(sequences: Any, signals: Any = None, controls: Any = None, *, absolute: bool = False) -> Sources:
+	"""The genome and the tracks of :func:`extract_windows`, opened."""
 	genome = sequences if isinstance(sequences, Genome) else Genome(sequences)
-	loci = loci.renamed(genome.names)
-	tracks = None if signals is None else Tracks(signals, absolute=absolute, names=genome.names)
-	control_tracks = None if controls is None else Tracks(controls, absolute=absolute, names=genome.names)
+	tracks = (None if t is None else Tracks(t, absolute=absolute, names=genome.names) for t in (signals, controls))
+	return Sources(genome, *tracks)
+
+
+@dataclass(frozen=True)
+class Plan:
+	"""Which windows are to be loaded.
+
+	Attributes
+	----------
+	loci: Loci
+		All loci given.
+	reason: numpy.ndarray of int8, shape=(n,)
+		Why each drops by its place, an index of `REASONS`; -1 where it does not.
+	rows: numpy.ndarray of int64
+		The loci that do not.
+	wanted: Wanted
+		What is to be loaded of those.
+	reasons_by: callable
+		From the totals of the tracks, (n_rows, T), the reasons of all loci.
+	check: callable
+		Raises InputError when, by their account, no locus is left.
+	summits: bool
+		Whether windows are centred at summits.
+	"""
+
+	loci: Loci
+	reason: np.ndarray
+	rows: np.ndarray
+	wanted: Wanted
+	reasons_by: Callable[[np.ndarray | None], np.ndarray]
+	check: Callable[[Accounting], None]
+	summits: bool
+
+	def windows(self, arrays: Arrays, totals: np.ndarray | None) -> Windows:
+		"""The windows of the loci that are kept."""
+		reason = self.reasons_by(totals)  # again, as a cache knows the totals and not the reasons
+		kept = reason[self.rows] < 0
+		accounting = Accounting.of(self.loci, reason)
+		self.check(accounting)
+		_, tracks, controls = self.wanted.request.sources
+		return Windows(
+			*arrays,
+			loci=self.loci[self.rows[kept]],
+			mask=reason < 0,
+			accounting=accounting,
+			signal_groups=tracks.groups if tracks is not None else (),
+			control_groups=controls.groups if controls is not None else (),
+			**self.wanted.request.widths._asdict(),
+			summits=self.summits,
+		)
+
+
+def plan_windows(
+	loci: Any,
+	sources: Sources,
+	widths: Widths,
+	*,
+	chroms: Sequence[str] | None = None,
+	min_counts: float | None = None,
+	max_counts: float | None = None,
+	summits: bool = False,
+	exclusion_lists: Any = None,
+	drop_outliers: bool = False,
+	allow_empty: bool = False,
+) -> Plan:
+	"""The windows of loci that :func:`load_windows` is to load; see :func:`extract_windows`."""
+	genome, tracks, _ = sources
+	loci = read_loci(loci, summits=summits).renamed(genome.names)
 	regions = None if chroms is None else rename_regions(chroms, genome.names)
 	mids = midpoints(loci, summits=summits)
 	spans = _Spans.around(mids, widths)
-
-	reason = _place_filters(loci, spans, genome, [t for t in (tracks, control_tracks) if t is not None], regions)
+	given = [t for t in sources[1:] if t is not None]
+	reason = _place_filters(loci, spans, genome, given, regions)
 	_drop(reason, _excluded(loci, spans, exclusion_lists, genome), "excluded")
-	wanted = np.flatnonzero(reason < 0)
-	if not len(wanted):
-		_check_left(Accounting.of(loci, reason), loci, genome, tracks, chroms, allow_empty)
-	for t in (tracks, control_tracks):
-		if t is not None:
-			used = set(loci.chroms[wanted].tolist())
-			t.check_sizes({c: s for c, s in genome.chrom_sizes.items() if c in used}, genome.name)
+	rows = np.flatnonzero(reason < 0)
+
+	def check(accounting: Accounting) -> None:
+		_check_left(accounting, loci, genome, tracks, chroms, allow_empty)
+
+	if not len(rows):
+		check(Accounting.of(loci, reason))
+	used = set(loci.chroms[rows].tolist())
+	for t in given:
+		t.check_sizes({c: s for c, s in genome.chrom_sizes.items() if c in used}, genome.name)
 
 	def reasons_by(totals: np.ndarray | None) -> np.ndarray:
-		"""The reasons once the totals of the tracks are known; those by place are left as they are."""
 		found = reason.copy()
 		if totals is not None:
-			_count_filters(found, wanted, sum_groups(totals, tracks.groups), min_counts, max_counts, drop_outliers)
+			_count_filters(found, rows, sum_groups(totals, tracks.groups), min_counts, max_counts, drop_outliers)
 		return found
 
 	limited = tracks is not None and (min_counts is not None or max_counts is not None or drop_outliers)
-	arrays, totals = load(
-		Request(loci.chroms[wanted], mids[wanted], genome, tracks, control_tracks, *widths),
-		lambda totals: reasons_by(totals)[wanted] < 0,
+	wanted = Wanted(
+		Request(loci.chroms[rows], mids[rows], sources, widths),
+		lambda totals: reasons_by(totals)[rows] < 0,
 		[min_counts, max_counts, drop_outliers, tracks.groups] if limited else None,
-		cache=cache,
-		workers=workers,
-		bar=verbose,
-		progress=progress,
 	)
-	reason = reasons_by(totals)  # again, as a cache knows the totals and not the reasons
-	kept = reason[wanted] < 0
-	accounting = Accounting.of(loci, reason)
-	_check_left(accounting, loci, genome, tracks, chroms, allow_empty)
-	return Windows(
-		*arrays,
-		loci=loci[wanted[kept]],
-		mask=reason < 0,
-		accounting=accounting,
-		signal_groups=tracks.groups if tracks is not None else (),
-		control_groups=control_tracks.groups if control_tracks is not None else (),
-		in_window=in_window,
-		out_window=out_window,
-		max_jitter=max_jitter,
-		summits=summits,
-	)
+	return Plan(loci, reason, rows, wanted, reasons_by, check, summits)
 
 
-class _Widths(NamedTuple):
-	"""The widths of windows, in bp."""
-
-	in_window: int
-	out_window: int
-	max_jitter: int
-
-	@classmethod
-	def checked(cls, in_window: int, out_window: int, max_jitter: int) -> "_Widths":
-		"""The widths; ValueError names the one that makes no sense."""
-		widths = cls(in_window, out_window, max_jitter)
-		for name, value, least in zip(cls._fields, widths, (1, 1, 0), strict=True):
-			if int(value) != value or value < least:
-				raise ValueError(f"{name} must be a whole number of at least {least}, got {value}")
-		return widths
+def load_windows(
+	plans: Sequence[Plan],
+	*,
+	cache: str | os.PathLike | None = None,
+	workers: int | None = None,
+	verbose: bool = False,
+	progress: Callable[[str], None] | None = None,
+) -> list[Windows]:
+	"""The windows of plans, all of the same sources, which are read together; see :func:`extract_windows`."""
+	found = load([plan.wanted for plan in plans], cache=cache, workers=workers, bar=verbose, progress=progress)
+	return [plan.windows(*one) for plan, one in zip(plans, found, strict=True)]
 
 
 class _Spans(NamedTuple):
@@ -389,7 +450,7 @@ class _Spans(NamedTuple):
 	wide_hi: np.ndarray
 
 	@classmethod
-	def around(cls, mids: np.ndarray, widths: _Widths) -> "_Spans":
+	def around(cls, mids: np.ndarray, widths: Widths) -> "_Spans":
 		"""The spans around the middles."""
 		widest, jitter = max(widths.in_window, widths.out_window), widths.max_jitter
 		return cls(

@@ -296,14 +296,14 @@ def test_the_place_of_the_files_does_not_matter(world, tmp_path):
 def test_inputs_that_change_while_they_are_read_make_no_entry(world, tmp_path, monkeypatch, name, workers):
 	here = tmp_path / "world"
 	shutil.copytree(world, here)
-	merge = _gather._merge
+	finish = _gather._Files.finish
 
-	def changing(*args):
-		merge(*args)
+	def changing(files):
 		shutil.copyfile(here / name, here / "new")
 		os.replace(here / "new", here / name)
+		return finish(files)
 
-	monkeypatch.setattr(_gather, "_merge", changing)
+	monkeypatch.setattr(_gather._Files, "finish", changing)
 	with pytest.raises(InputError, match=rf"{name}: was changed or replaced while it was in use"):
 		load(here, cache=tmp_path / "c", workers=workers)
 	assert list((tmp_path / "c").iterdir()) == []
@@ -612,8 +612,7 @@ def test_the_estimate_is_what_a_load_takes(world, tmp_path):
 
 
 def test_too_little_memory_or_disk_is_an_error_before_anything_is_read(world, tmp_path, monkeypatch):
-	monkeypatch.setattr(_gather, "_write_chunk", lambda *_: pytest.fail("windows were read"))
-	monkeypatch.setattr(_gather, "_read_chunk", lambda *_: pytest.fail("windows were read"))
+	monkeypatch.setattr(storage, "gather", lambda *_, **__: pytest.fail("windows were read"))
 	monkeypatch.setattr(storage, "available_memory", lambda: 1000)
 	with pytest.raises(InputError, match=r"400 loci|loci take 1 MB of memory, and 1 MB are free; name a folder"):
 		load(world)
