@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from cherimoya_cli.batch.cohort import FAR, FEWEST, MEASURES, Measure, Outlier, Summary, in_words, state_counts
-from cherimoya_cli.batch.records import DONE, STATES
+from cherimoya_cli.batch.records import DONE, QUEUED, STATES, WAITING
 
 LISTED = 100
 """How many outliers, and how many jobs that are not done, are listed; the table has all."""
@@ -119,9 +119,8 @@ def _outliers(summaries: Sequence[Summary], outliers: Sequence[Outlier]) -> str:
 
 def _unfinished(summaries: Sequence[Summary]) -> str:
 	"""The jobs that are not done, and why; nothing if all are."""
-	rest = [item for item in summaries if item.row.state != DONE]
-	if not rest:
-		return ""
+	rest = [item for item in summaries if item.row.state not in (DONE, WAITING, QUEUED)]
+	n_waiting = len(summaries) - len(rest) - state_counts(summaries).get(DONE, 0)
 	rest.sort(key=lambda item: -list(STATES).index(item.row.state))
 	items = "".join(
 		f"<li><b>{escape(item.job.name)}</b>: {escape(item.row.state)}"
@@ -130,8 +129,12 @@ def _unfinished(summaries: Sequence[Summary]) -> str:
 		+ "</li>"
 		for item in rest[:LISTED]
 	)
-	more = f'<p class="note">{len(rest) - LISTED:,} more are in the table.</p>' if len(rest) > LISTED else ""
-	return f'<ul class="list">{items}</ul>{more}'
+	parts = [f'<ul class="list">{items}</ul>'] if items else []
+	if len(rest) > LISTED:
+		parts.append(f'<p class="note">{len(rest) - LISTED:,} more are in the table.</p>')
+	if n_waiting:
+		parts.append(f'<p class="note">{_counted(n_waiting, "job")} not started yet.</p>')
+	return "".join(parts)
 
 
 # ---- figures ----------------------------------------------------------------------------------------
