@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cherimoya.errors import InputError, SettingsError, join_problems
+from cherimoya.io._bigwig_writer import BigWigWriter
 from cherimoya.io._files import replacing
 from cherimoya.io._scan import scan
 from cherimoya.io.genome import Genome
@@ -412,21 +413,14 @@ def write_pieces(paths: Sequence[str], chrom_sizes: Mapping[str, int], pieces: I
 	InputError
 		A value is not finite.
 	"""
-	import pyBigWig
-
 	n_bases = 0
-	header = [(str(chrom), int(size)) for chrom, size in chrom_sizes.items()]
 	with ExitStack() as stack:
 		temporary = [stack.enter_context(replacing(path)) for path in paths]
-		files = []
-		for path in temporary:
-			files.append(pyBigWig.open(path, "w"))
-			stack.callback(files[-1].close)
-			files[-1].addHeader(header)
+		files = [stack.enter_context(BigWigWriter(path, chrom_sizes)) for path in temporary]
 		for chrom, start, values in pieces:
 			if not np.isfinite(values).all():
 				raise InputError(f"{paths[0]}: values from {chrom}:{start} on are not finite")
 			for file, channel in zip(files, values, strict=True):
-				file.addEntries(chrom, start, values=np.ascontiguousarray(channel), span=1, step=1)
+				file.add(chrom, start, channel)
 			n_bases += values.shape[1]
 	return n_bases

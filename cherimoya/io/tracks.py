@@ -17,6 +17,7 @@ import numpy as np
 
 from cherimoya.errors import InputError, join_problems
 from cherimoya.io._bigwig import BigWig, Unusual
+from cherimoya.io._bigwig_writer import BigWigWriter
 from cherimoya.io._files import check_exists, check_state, content_key, file_state, is_remote, replacing
 from cherimoya.io._workers import n_cores
 from cherimoya.io.names import ChromNames
@@ -387,8 +388,6 @@ def write_bigwig(
 	InputError
 		A window is not on a chromosome of the header, or a value is not finite.
 	"""
-	import pyBigWig
-
 	values = np.asarray(values)
 	chroms = np.asarray(chroms, dtype=object)
 	starts = np.asarray(starts, dtype=np.int64)
@@ -397,17 +396,12 @@ def write_bigwig(
 			f"values must have shape (n, W) with n chroms and starts, got {values.shape}, {len(chroms)}, {len(starts)}"
 		)
 	_check_windows(path, chrom_sizes, chroms, starts, values)
-	with replacing(path) as temporary:
-		file = pyBigWig.open(temporary, "w")
-		try:
-			file.addHeader([(str(chrom), int(size)) for chrom, size in chrom_sizes.items()])
-			for chrom in chrom_sizes:
-				where = np.flatnonzero(chroms == chrom)
-				where = where[np.argsort(starts[where], kind="stable")]
-				for start, mean in _merged(starts[where], values, where):
-					file.addEntries(chrom, int(start), values=mean, span=1, step=1)
-		finally:
-			file.close()
+	with replacing(path) as temporary, BigWigWriter(temporary, chrom_sizes) as file:
+		for chrom in chrom_sizes:
+			where = np.flatnonzero(chroms == chrom)
+			where = where[np.argsort(starts[where], kind="stable")]
+			for start, mean in _merged(starts[where], values, where):
+				file.add(chrom, int(start), mean)
 
 
 def _check_windows(
