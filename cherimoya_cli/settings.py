@@ -539,7 +539,7 @@ class AttributionKeys(BaseModel):
 	)
 
 
-class AttributionFileKeys(BaseModel):
+class ArrayFileKeys(BaseModel):
 	"""Where contributions are written, and read."""
 
 	ohe_filename: str | None = Field(
@@ -548,6 +548,11 @@ class AttributionFileKeys(BaseModel):
 	attr_filename: str | None = Field(
 		None, min_length=1, description="File of the contributions; null: {name}.attributions.attr.npz."
 	)
+
+
+class AttributionFileKeys(ArrayFileKeys):
+	"""The same, and of which loci they are."""
+
 	idx_filename: str | None = Field(
 		None, min_length=1, description="File of the mask over the loci; null: {name}.attributions.idxs.npy."
 	)
@@ -617,13 +622,13 @@ class ModiscoKeys(BaseModel):
 
 	n_seqlets: int = Field(
 		100_000,
-		ge=1,
+		ge=20,
 		description="Most seqlets of either sign that are clustered.",
 		json_schema_extra={"unit": "seqlets"},
 	)
 	modisco_window: int | None = Field(
 		None,
-		ge=1,
+		ge=30,
 		description="Central bases of each attributed window that are used; null: all.",
 		json_schema_extra={"unit": "bp"},
 	)
@@ -1027,7 +1032,7 @@ class ModiscoReportSettings(ModiscoReportKeys, OutputKeys, JobKeys, MotifKeys, V
 	"""Settings of the pipeline's step that writes the report of TF-MoDISco; output_filename names its results."""
 
 
-class MotifsSettings(ModiscoKeys, AttributionFileKeys, SeedKeys, ModiscoReportSettings):
+class MotifsSettings(ModiscoKeys, ArrayFileKeys, ModiscoReportSettings):
 	"""Settings of ``motifs``."""
 
 	forced: ClassVar = {"report": False, "motifs": None}

@@ -268,10 +268,10 @@ def test_steps_that_use_the_model_read_its_windows_and_no_more():
 
 def test_sections_by_other_names_than_their_steps_are_read():
 	content = {**PIPELINE, "motifs": "m.meme", "seqlet_parameters": {"threshold": 0.5}}
-	content |= {"modisco_motifs_parameters": {"n_seqlets": 7}}
+	content |= {"modisco_motifs_parameters": {"n_seqlets": 700}}
 	settings = load_settings("pipeline", content)
-	assert settings.seqlet_parameters.threshold == 0.5 and settings.modisco_motifs_parameters.n_seqlets == 7
-	assert load_settings("seqlets", content).threshold == 0.5 and load_settings("motifs", content).n_seqlets == 7
+	assert settings.seqlet_parameters.threshold == 0.5 and settings.modisco_motifs_parameters.n_seqlets == 700
+	assert load_settings("seqlets", content).threshold == 0.5 and load_settings("motifs", content).n_seqlets == 700
 	# Known motifs are for the steps that compare with them.
 	assert settings.seqlet_parameters.motifs is None and settings.modisco_motifs_parameters.motifs is None
 	assert settings.annotation_parameters.motifs == settings.modisco_report_parameters.motifs == "m.meme"
