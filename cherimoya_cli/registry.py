@@ -20,6 +20,7 @@ COMMANDS: dict[str, Command] = {
 	"predict": Command("cherimoya_cli.commands.predict", "write predictions at loci as bigWigs and arrays"),
 	"attribute": Command("cherimoya_cli.commands.attribute", "score the contribution of each base to the predictions"),
 	"seqlets": Command("cherimoya_cli.commands.seqlets", "find stretches of high contribution, and their motifs"),
+	"motifs": Command("cherimoya_cli.commands.motifs", "find motifs anew with TF-MoDISco, and report them"),
 	"variants": Command("cherimoya_cli.commands.variants", "score the effects of the variants of a VCF or a table"),
 	"cache": Command("cherimoya_cli.commands.cache", "list or clear the windows that earlier runs have extracted"),
 }
