@@ -21,6 +21,8 @@ COMMANDS: dict[str, Command] = {
 	"attribute": Command("cherimoya_cli.commands.attribute", "score the contribution of each base to the predictions"),
 	"seqlets": Command("cherimoya_cli.commands.seqlets", "find stretches of high contribution, and their motifs"),
 	"motifs": Command("cherimoya_cli.commands.motifs", "find motifs anew with TF-MoDISco, and report them"),
+	"marginalize": Command("cherimoya_cli.commands.marginalize", "put known motifs into background loci and predict"),
 	"variants": Command("cherimoya_cli.commands.variants", "score the effects of the variants of a VCF or a table"),
+	"batch": Command("cherimoya_cli.commands.batch", "run many pipelines, on this machine or on a cluster"),
 	"cache": Command("cherimoya_cli.commands.cache", "list or clear the windows that earlier runs have extracted"),
 }
