@@ -10,7 +10,6 @@ Imports neither torch nor numpy, so that a run with nothing to do takes a moment
 
 import hashlib
 import importlib
-import importlib.util
 import json
 import sys
 import time
@@ -302,10 +301,6 @@ def forecast(steps: Sequence[Step], *, trust: bool = False) -> dict[str, Status]
 # ---- from settings to steps -----------------------------------------------------------------------
 
 
-def _there(name):  # TEMPORARY
-	return name not in _OUTPUTS_OF or importlib.util.find_spec(_OUTPUTS_OF[name]) is not None
-
-
 @dataclass
 class _Draft:
 	"""Paths that steps hand on while the plan is made."""
@@ -350,8 +345,6 @@ class _Draft:
 		"""Add a step whose settings are those of its section with what was made filled in; its outputs."""
 		values = _filled(self.settings, name, made)
 		outputs = step_outputs(name, values)
-		if not _there(name):  # TEMPORARY
-			return outputs
 		self.add(name, title, values, outputs, inputs=inputs)
 		return outputs
 
@@ -581,21 +574,7 @@ def step_outputs(command: str, values: Mapping[str, Any]) -> list[str]:
 	"""
 	name = values["name"]
 	if command in _OUTPUTS_OF:
-		try:
-			return importlib.import_module(_OUTPUTS_OF[command]).outputs(values)
-		except ModuleNotFoundError:  # TEMPORARY
-			pass
-		return {
-			"seqlets": [values["output_filename"] or f"{name}.seqlets.bed"],
-			"annotation": [f"{name}.seqlets_annotated.bed", f"{name}.motif_seqlet_count.tsv"],
-			"motifs": [values["output_filename"] or f"{name}_modisco_results.h5"],
-			"modisco_report": [
-				f"{values.get('output_folder') or name + '_modisco'}/{f}" for f in ("motifs.html", "motifs.tsv")
-			],
-			"marginalize": [
-				f"{values['output_filename'] or name + '_marginalize'}/{f}" for f in ("marginalize.tsv", "index.html")
-			],
-		}[command]
+		return importlib.import_module(_OUTPUTS_OF[command]).outputs(values)
 	if command == "variants":
 		from cherimoya_cli.commands.variants import output_paths
 
@@ -653,16 +632,14 @@ class Need(NamedTuple):
 
 
 _ON_MOTIFS = {
-	"seqlets": (("tangermeme", "finding seqlets"),),
-	"annotation": (("memelite", "naming the motifs nearest to seqlets"),),
-	"motifs": (("modiscolite", "TF-MoDISco"),),
-	"modisco_report": (("modiscolite", "the report of TF-MoDISco"),),
-	"marginalize": (("memelite", "reading motifs"),),
+	"seqlets": ("tangermeme", "finding seqlets"),
+	"annotation": ("memelite", "naming the motifs nearest to seqlets"),
+	"marginalize": ("memelite", "reading motifs"),
 }
 
 
 def needed_extras(steps: Sequence[Step]) -> list[Need]:
-	"""The packages beyond the core that steps need, each with the first step that does."""
+	"""The packages beyond the core that steps need, each with the first step that does; TF-MoDISco knows its own."""
 	needs = []
 	for step in steps:
 		if step.name == "peaks":
@@ -677,5 +654,7 @@ def needed_extras(steps: Sequence[Step]) -> list[Need]:
 			needs.append(Need("tensorboard", "tensorboard", "the setting tensorboard", step.name))
 		if step.name == "report":
 			needs.append(Need("matplotlib", "report", "the HTML report", step.name))
-		needs += [Need(package, "motifs", purpose, step.name) for package, purpose in _ON_MOTIFS.get(step.name, ())]
+		if step.name in _ON_MOTIFS:
+			package, purpose = _ON_MOTIFS[step.name]
+			needs.append(Need(package, "motifs", purpose, step.name))
 	return list({need[:3]: need for need in reversed(needs)}.values())[::-1]

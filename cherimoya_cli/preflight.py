@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +29,7 @@ from cherimoya.io.names import REMEDY, alike
 from cherimoya.memory import available_memory
 from cherimoya_cli.launching import resolve_devices
 from cherimoya_cli.measuring import check_splits_apart
+from cherimoya_cli.modisco import require_modisco
 from cherimoya_cli.plan import Step, after, has_reads, needed_extras, split_files
 from cherimoya_cli.reads import (
 	ReadAccounting,
@@ -162,7 +164,7 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 	device = attempt(resolve_device, settings.device) if any("device" in step.settings for step in active) else "cpu"
 	if str(device).startswith("cuda"):
 		attempt(check_kernels)
-	genome = attempt(_open_genome, settings)
+	genome = attempt(_open_genome, settings) if getattr(settings, "sequences", None) else None
 	loci: dict[tuple[tuple[str, ...], bool], Loci | None] = {}
 	if genome is not None:
 		attempt(_check_reads, active, genome)
@@ -189,6 +191,8 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 		if step.name == "fit":
 			attempt(check_beginning, SimpleNamespace(**step.settings))
 			attempt(resolve_devices, SimpleNamespace(**step.settings))
+		if step.name == "variants" and genome is not None and isinstance(settings, PipelineSettings):
+			attempt(_check_variants, settings, genome)
 	if settings.model is not None:
 		attempt(_check_model, settings, active)
 	n_loci = {key[0]: len(table) for key, table in loci.items() if table is not None}
@@ -200,17 +204,24 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 
 def missing_extras(settings: Any, steps: Sequence[Step], active: Sequence[Step]) -> list[CherimoyaError]:
 	"""An error for each package that the `active` ones among a run's steps need and that is not installed."""
-	missing = [need for need in needed_extras(active) if find_spec(need.package) is None]
-	lost = {need.step: after(steps, [need.step]) for need in missing}
+	missing = [
+		(need.step, str(missing_extra(need.package, extra=need.extra, needed_for=need.purpose)))
+		for need in needed_extras(active)
+		if find_spec(need.package) is None
+	]
+	for step in active:
+		drawn = {"motifs": [False, *[True] * bool(step.settings.get("report"))], "modisco_report": [True]}
+		for report in drawn.get(step.name, ()):
+			try:
+				require_modisco(report=report)
+			except MissingExtraError as error:
+				missing.append((step.name, str(error)))
+	lost = {name: after(steps, [name]) for name, _ in missing}
 	spared = {name for name, names in lost.items() if not {"fit", "evaluate"} & set(names)}  # the rest is worth having
 	left_out = set(getattr(settings, "skip_steps", None) or ()).union(*(lost[name] for name in spared))
-	errors: list[CherimoyaError] = []
-	for need in missing:
-		text = str(missing_extra(need.package, extra=need.extra, needed_for=need.purpose))
-		if need.step in spared and len(steps) > 1:
-			text += f", or go on without it: skip_steps: {json.dumps([name for name in STEPS if name in left_out])}"
-		errors.append(MissingExtraError(text))
-	return errors
+	hint = f", or go on without it: skip_steps: {json.dumps([name for name in STEPS if name in left_out])}"
+	several = len(steps) > 1
+	return [MissingExtraError(text + (hint if several and name in spared else "")) for name, text in missing]
 
 
 def _check_motifs(active: Sequence[Step]) -> None:
@@ -222,6 +233,18 @@ def _check_motifs(active: Sequence[Step]) -> None:
 	for path in dict.fromkeys(step.settings.get("motifs") for step in active):
 		if path is not None:
 			read_motifs(path)
+
+
+def _check_variants(settings: PipelineSettings, genome: "Genome") -> None:
+	"""Read the first variants, and the models that are to score them where they are given."""
+	from cherimoya.io.variants import VariantFile
+	from cherimoya_cli.commands import variants
+
+	part = settings.variants_parameters
+	if not any(True for _ in islice(VariantFile(part.variants).alleles(), ROWS_TRIED)):
+		raise InputError(f"{part.variants}: holds no variants below its header; give a file with at least one")
+	if part.models is not None or settings.model is not None:
+		variants.load(part, "cpu")
 
 
 def check_kernels() -> None:
@@ -461,11 +484,30 @@ def estimate_needs(active: Sequence[Step], device: str, n_loci: Mapping[tuple[st
 		if step.name == "fit" and device == "cpu":
 			layer = 4 * values["batch_size"] * values["in_window"] * values["n_filters"]  # bytes of its activations
 			memory = max(memory, windows.memory + layer * (2 * (1 + values["expansion"]) * values["n_layers"] + 4))
+		if step.name in ("seqlets", "motifs"):
+			memory = max(memory, _memory_on_motifs(step, active, n_loci))
 		if step.name == "predict":
 			disk += 16 * n * channels * values["out_window"]  # twice: the finished chunks, and then the results
 		if step.name == "attribute":
 			disk += 11 * 4 * min(n, values["max_loci"] or n) * (values["attr_window"] or values["in_window"])
 	return Needs(disk, memory, device)
+
+
+BYTES_PER_SEQLET = 10_000
+"""What TF-MoDISco holds of one seqlet: its matrices, and how near it is to hundreds of others."""
+
+
+def _memory_on_motifs(step: Step, active: Sequence[Step], n_loci: Mapping[tuple[str, ...], int]) -> int:
+	"""Bytes that finding seqlets or motifs takes, by the windows that attribute will leave; 0 if it has left them."""
+	attribute = next((other for other in active if other.name == "attribute"), None)
+	if attribute is None:
+		return 0
+	values = attribute.settings
+	n = min(_count_loci({**values, "negatives": None}, n_loci), values["max_loci"] or sys.maxsize)
+	bases = n * (values["attr_window"] or values["in_window"])
+	if step.name == "seqlets":
+		return 40 * bases
+	return 100 * bases + BYTES_PER_SEQLET * min(2 * step.settings["n_seqlets"], bases // 20)
 
 
 def _count_loci(values: Mapping[str, Any], n_loci: Mapping[tuple[str, ...], int]) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from cherimoya.errors import CherimoyaError, MissingFileError
+from cherimoya.errors import CherimoyaError, InputError, MissingFileError, SettingsError
 from cherimoya_cli.measuring import write_accounting
 from cherimoya_cli.utils import say, settings_from_args
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 	from cherimoya_cli.settings import PipelineSettings, Settings
 
 SETTINGS_COMMAND = "pipeline"
-CHECKED = ("pipeline", "negatives", "fit", "evaluate", "predict", "attribute")
+CHECKED = (
+	*("pipeline", "negatives", "fit", "evaluate", "predict", "attribute"),
+	*("seqlets", "motifs", "marginalize", "variants"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +74,11 @@ def detect(path: str | None) -> str:
 	from cherimoya_cli.settings import SECTIONS, SETTINGS
 
 	content = read_json(path) if path else {}
+	if "samples" in content:
+		raise SettingsError(
+			f"{path}: samples make it the JSON of a batch, which 'cherimoya batch run --dry-run -p {path}' looks at; "
+			"check is for a pipeline or a command"
+		)
 	if not content or content.keys() & SECTIONS.keys():
 		return "pipeline"
 	signals = content.get("signals")
@@ -109,14 +117,18 @@ def check_pipeline(settings: "PipelineSettings") -> "dict[str, Accounting]":
 	needs = check_run(settings, steps, {name for name, status in forecasts.items() if status.run})
 	show_needs(needs.memory, needs.disk, settings.device)
 	made = {path for step in steps for path in step.outputs}
+	accounts = {}
 	fit = next((step for step in steps if step.name in ("fit", "evaluate")), None)
-	if fit is None or made & set(fit.settings["loci"] or ()):
+	if fit is not None and made & set(fit.settings["loci"] or ()):
 		say("Loci: called from the reads, so they cannot be accounted for yet.")
-		return {}
-	accounts = account(fit.settings, made)
-	for step in (step for step in steps if step.name in ("predict", "attribute")):
-		values = {**step.settings, "signals": None, "controls": None}
-		(accounts[step.name],) = account_all(values, f"Loci to {step.name}").values()
+	elif fit is not None:
+		accounts = account(fit.settings, made)
+	for step in (step for step in steps if step.name in ("predict", "attribute", "marginalize")):
+		if not made & set(step.settings["loci"] or ()):
+			values = {**step.settings, "signals": None, "controls": None}
+			(accounts[step.name],) = account_all(values, f"Loci to {step.name}").values()
+	if any(step.name == "variants" for step in steps):
+		accounts["variants"] = account_variants(settings.variants_parameters)
 	return accounts
 
 
@@ -130,17 +142,16 @@ def check_command(command: str, settings: "Settings") -> "dict[str, Accounting]"
 	from cherimoya_cli.settings import input_files
 
 	values = settings.model_dump(mode="json")
-	named = tuple(dict.fromkeys(path for _, path in input_files(settings)))
-	uses_model = "model" in values
-	model = (values["model"] or f"{settings.name}.torch") if uses_model else None
-	inputs = tuple(dict.fromkeys((*named, model))) if model else named
+	named = [path for _, path in input_files(settings)]
+	models = models_of(settings)
+	arrays = arrays_of(command, values)
 	step = Step(
 		name=command,
 		title="",
 		section="",
 		settings=values,
 		argv=(),
-		inputs=inputs,
+		inputs=tuple(dict.fromkeys((*named, *models, *arrays))),
 		outputs=tuple(step_outputs(command, values)),
 		prefix=settings.name,
 	)
@@ -152,16 +163,81 @@ def check_command(command: str, settings: "Settings") -> "dict[str, Accounting]"
 		needs = check_run(whole, [step], {command})
 	except CherimoyaError as error:
 		errors.append(error)
-	if uses_model:
+	for path in models:
 		try:
-			check_model(command, settings, model)
+			check_model(command, settings, path)
 		except CherimoyaError as error:
 			errors.append(error)
 	if command == "fit" and not errors:
 		errors += fit_errors(settings)
 	raise_together(errors)
 	show_needs(needs.memory, needs.disk, whole.device)
-	return account(values, set()) if "training_chroms" in values else account_all(values)
+	return account_command(command, settings)
+
+
+def models_of(settings: "Settings") -> list[str]:
+	"""The checkpoints that a command reads."""
+	if not hasattr(settings, "model"):
+		return []
+	return getattr(settings, "models", None) or [settings.model or f"{settings.name}.torch"]
+
+
+def arrays_of(command: str, values: dict[str, Any]) -> list[str]:
+	"""The files of ``attribute`` that a command reads."""
+	from cherimoya_cli.commands.seqlets import attribution_files
+
+	if command not in ("seqlets", "motifs"):
+		return []
+	files = attribution_files({"bed_filename": None, "idx_filename": None, **values})
+	return [path for key, path in files.items() if command == "seqlets" or key in ("ohe_filename", "attr_filename")]
+
+
+def account_command(command: str, settings: "Settings") -> "dict[str, Accounting]":
+	"""Print where the loci, windows, motifs or variants of a command would go."""
+	values = settings.model_dump(mode="json")
+	if "training_chroms" in values:
+		return account(values, set())
+	if command == "marginalize":
+		import torch
+
+		from cherimoya_cli.commands import marginalize
+
+		return marginalize.load(settings, torch.device("cpu")).accounts
+	if command == "variants":
+		return {"variants": account_variants(settings)}
+	if command in ("seqlets", "motifs"):
+		account_arrays(arrays_of(command, values))
+		return {}
+	return account_all(values)
+
+
+def account_variants(settings: "Settings") -> "Accounting":
+	"""Print which alleles of a file can be scored."""
+	from cherimoya.io.genome import Genome
+	from cherimoya.io.variants import VariantFile
+	from cherimoya_cli.commands import variants
+
+	genome = Genome(settings.sequences, chrom_aliases=settings.chrom_aliases)
+	loaded = variants.Loaded([], [], VariantFile(settings.variants), genome, settings.out_window)
+	survey = variants.look_through(loaded, settings)
+	variants.tell(survey, loaded)
+	return survey.accounting
+
+
+def account_arrays(paths: Sequence[str]) -> None:
+	"""Print how many windows were attributed; InputError for arrays that are missing, broken or of different runs."""
+	from cherimoya_cli.commands.seqlets import StoredArray, check_shapes
+
+	ohe, attr = StoredArray(paths[0], "one-hot sequences"), StoredArray(paths[1], "contributions")
+	if len(paths) > 2:
+		from cherimoya.io.loci import read_loci
+
+		check_shapes(ohe, attr, read_loci(paths[3]), {"idx_filename": paths[2], "bed_filename": paths[3]})
+	elif ohe.shape != attr.shape:
+		raise InputError(
+			f"{paths[0]}: has the shape {ohe.shape}, but {paths[1]} {attr.shape}; give the files of one run"
+		)
+	say(f"Contributions: {attr.shape[0]:,} windows of {attr.shape[-1]:,} bp")
 
 
 def check_model(command: str, settings: "Settings", path: str) -> None:
@@ -173,7 +249,7 @@ def check_model(command: str, settings: "Settings", path: str) -> None:
 
 	if not Path(path).is_file():
 		raise MissingFileError(f"{path}: no such file (model in {settings.source}); train one with 'cherimoya fit'")
-	model = load_model(settings, "cpu")
+	model = load_model(settings.model_copy(update={"model": path}), "cpu")
 	say(f"Model: {path}, {sum(parameter.numel() for parameter in model.parameters()):,} parameters")
 	if command == "evaluate":
 		check_model_fits(model, settings, source=path)

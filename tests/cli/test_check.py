@@ -85,6 +85,10 @@ def tables(text):
 		({"baselines": True, "chroms": ["a"]}, "evaluate"),
 		({"max_loci": 3, "attr_window": 5}, "attribute"),
 		({"bin_width": 0.1, "beta": 0.5}, "negatives"),
+		({"threshold": 0.1, "min_seqlet_len": 5}, "seqlets"),
+		({"n_seqlets": 100}, "motifs"),
+		({"n_loci": 100, "motifs": "m.meme"}, "marginalize"),
+		({"variants": "v.vcf"}, "variants"),
 	],
 	ids=str,
 )
@@ -170,6 +174,109 @@ def test_commands_with_a_model(place, capsys, command):
 	text = check(capsys, "--command", command)
 	assert "Model: model.torch" in text and f"for 'cherimoya {command}'" in text and "  model.torch\n" in text
 	assert tables(text)["Validation loci" if command == "evaluate" else "Loci"]["kept"] > 0
+
+
+@pytest.fixture
+def with_model(place, tiny_genome):
+	"""The folder with a small model that suits its tracks, and contributions of two loci."""
+	import numpy as np
+
+	from cherimoya import Cherimoya
+
+	def write(**changes):
+		folder = place(name="model", **changes)
+		Cherimoya(n_filters=4, n_layers=1, trimming=32, signal_groups=[2], n_control_tracks=1, random_state=0).save(
+			folder / "model.torch"
+		)
+		arrays = np.zeros((2, 4, 30), dtype=np.int8)
+		arrays[:, 1] = 1
+		for kind in ("ohe", "attr"):
+			np.savez_compressed(folder / f"model.attributions.{kind}.npz", arrays)
+		np.save(folder / "model.attributions.idxs.npy", np.array([True, False, True]))
+		(folder / "model.attributions.bed").write_text("chr1\t100\t130\nchr1\t700\t730\n")
+		(folder / "m.meme").write_text(
+			"MEME version 4\n\nALPHABET= ACGT\n\nMOTIF A a\nletter-probability matrix: alength= 4 w= 2\n"
+			"0.9 0.1 0 0\n0 0 1 0\n"
+		)
+		ref = tiny_genome.sequences["chr1"][599]
+		rows = [("chrom", "pos", "ref", "alt"), ("chr1", 600, ref, "A" if ref != "A" else "C")]
+		rows += [("chr9", 600, "A", "C"), ("chr1", 2, "A", "C")]
+		(folder / "v.tsv").write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+		return folder
+
+	return write
+
+
+def test_variants(with_model, capsys):
+	with_model(variants="v.tsv")
+	text = check(capsys, "--command", "variants", "--accounting", "a.tsv")
+	found = tables(text)["Alleles to score"]
+	assert (
+		found["given"] == 3 and found["dropped: chromosome not in FASTA"] == 1 and found["dropped: off the edge"] == 1
+	)
+	assert "  model.variants.tsv\n" in text and "Model: model.torch" in text
+	assert "variants\tall\tgiven\t3" in Path("a.tsv").read_text()
+
+
+def test_marginalize(with_model, capsys):
+	pytest.importorskip("memelite")
+	with_model(motifs="m.meme", loci="negatives.bed", n_loci=10)
+	found = tables(check(capsys, "--command", "marginalize"))
+	assert found["Motifs"]["kept"] == 1 and found["Background loci"]["kept"] == 10
+
+
+@pytest.mark.parametrize("command", ["seqlets", "motifs"])
+def test_contributions(with_model, capsys, command):
+	pytest.importorskip("tangermeme")
+	pytest.importorskip("modiscolite")
+	with_model()
+	text = check(capsys, "--command", command)
+	assert "Contributions: 2 windows of 30 bp" in text and "  model.attributions.attr.npz\n" in text
+
+
+@pytest.mark.parametrize(
+	("command", "spoil", "code", "fragments"),
+	[
+		("seqlets", lambda f: (f / "model.attributions.attr.npz").unlink(), 3, ("attr.npz: no such file", "attribute")),
+		("seqlets", lambda f: (f / "model.attributions.bed").write_text("chr1\t1\t31\n"), 3, ("1 loci", "has 2")),
+		(
+			"motifs",
+			lambda f: (f / "model.attributions.ohe.npz").write_text("x"),
+			3,
+			("ohe.npz", "attribute the loci again"),
+		),
+		("variants", lambda f: (f / "model.torch").unlink(), 3, ("model.torch: no such file", "cherimoya fit")),
+		("variants", lambda f: (f / "v.tsv").write_text("x\n"), 3, ("v.tsv",)),
+		("marginalize", lambda f: (f / "m.meme").write_text("x\n"), 3, ("m.meme: holds no motif",)),
+	],
+	ids=["no array", "another run", "broken array", "no model", "no variants", "no motifs"],
+)
+def test_what_is_wrong_with_them(with_model, capsys, command, spoil, code, fragments):
+	for module in ("tangermeme", "memelite", "modiscolite"):
+		pytest.importorskip(module)
+	folder = with_model(motifs="m.meme", variants="v.tsv", loci="negatives.bed")
+	spoil(folder)
+	assert main(["check", "-p", "x.json", "--command", command]) == code
+	message = capsys.readouterr().err
+	for fragment in fragments:
+		assert fragment in message
+	assert message.count("error:") == 1 and "Traceback" not in message
+
+
+def test_a_pipeline_accounts_for_every_step(with_model, capsys):
+	for module in ("tangermeme", "memelite", "modiscolite", "matplotlib"):
+		pytest.importorskip(module)
+	content = {"fit_parameters": {key: GOOD[key] for key in GOOD if key.endswith("_chroms")}, "min_counts": None}
+	with_model(motifs="m.meme", variants="v.tsv", **content)
+	found = tables(check(capsys, "--command", "pipeline"))
+	for title in ("Training loci", "Loci to predict", "Loci to attribute", "Loci to marginalize", "Alleles to score"):
+		assert found[title]["given"] > 0
+
+
+def test_a_batch_is_sent_on(place, capsys):
+	place(samples=["a"])
+	assert main(["check", "-p", "x.json"]) == 2
+	assert "cherimoya batch run --dry-run -p x.json" in capsys.readouterr().err
 
 
 def test_the_example_is_good(capsys, monkeypatch, tmp_path):

@@ -234,6 +234,7 @@ def project(tiny_genome, tmp_path):
 			"test_chroms": ["chr3"],
 		},
 		"attribute_parameters": {"attr_window": 20},
+		"skip_steps": ["seqlets", "annotation", "motifs", "modisco_report"],
 	}
 
 	def write(fit=None, attribute=None, preprocessing=None, **changes):
@@ -337,6 +338,68 @@ def test_missing_extras_are_told_first(project, bad_files, capfd, monkeypatch, p
 	assert main(["pipeline", "-p", project(signals=["a.bed"], loci=None)]) == 3
 	err = capfd.readouterr().err
 	assert [word for word in (package, *words) if word not in err] == []
+
+
+@pytest.mark.parametrize(
+	("package", "shown", "skip"),
+	[
+		("logomaker", "logomaker", ["modisco_report"]),
+		("tangermeme", "tangermeme", ["seqlets", "annotation"]),
+		("memelite", "memelite", ["annotation", "modisco_report", "marginalize"]),
+		("modiscolite", "modisco-lite", ["motifs", "modisco_report"]),
+		("MACS3", "MACS3", None),
+	],
+)
+def test_what_can_be_had_without_an_extra(monkeypatch, package, shown, skip):
+	from cherimoya_cli import modisco, preflight
+	from cherimoya_cli.settings import load_settings
+
+	content = {"name": "x", "sequences": "g.fa", "signals": ["a.bed"], "motifs": "m.meme", "skip_steps": ["predict"]}
+	steps = plan.make_plan(load_settings("pipeline", content))
+	for module in (preflight, modisco):
+		monkeypatch.setattr(module, "find_spec", lambda name: None if name == package else object())
+	errors = [str(error) for error in preflight.missing_extras(load_settings("pipeline", content), steps, steps)]
+	assert errors and all(shown in text and "pip install 'cherimoya[" in text for text in errors)
+	hint = f"skip_steps: {json.dumps(['predict', *skip])}" if skip else ""
+	assert all(hint in text if hint else "skip_steps" not in text for text in errors)
+
+
+def test_motifs_that_are_none_are_told_first(project, bad_files, capfd):
+	pytest.importorskip("memelite")
+	Path("m.meme").write_text("MOTIF\n")
+	assert main(["pipeline", "-p", project(motifs="m.meme")]) == 3
+	err = capfd.readouterr().err
+	assert "m.meme" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+	("rank", "words"), [("0", ["started 2 processes", "fit_parameters.devices: 2"]), ("1", [])], ids=["first", "second"]
+)
+def test_torchrun_is_refused(project, capfd, monkeypatch, rank, words):
+	from cherimoya_cli import launching
+
+	monkeypatch.setattr(launching, "SPEAK_SECONDS", 0)
+	monkeypatch.setenv("RANK", rank)
+	monkeypatch.setenv("WORLD_SIZE", "2")
+	if rank == "0":
+		assert main(["pipeline", "-p", project()]) == 2
+	else:
+		with pytest.raises(SystemExit, match="2"):
+			main(["pipeline", "-p", project()])
+	err = capfd.readouterr().err
+	assert [word for word in words if word not in err] == [] and bool(err) is (rank == "0")
+	assert not Path("run").exists()
+
+
+def test_rerun_steps_run_what_is_up_to_date(go, capfd):
+	from dataclasses import replace
+
+	a, b = step("a"), step("b", inputs=["a.out"])
+	assert go(a, b) == 0
+	capfd.readouterr()
+	assert go(replace(a, rerun=True), b) == 0
+	out = capfd.readouterr().out
+	assert "[1/2] a: do a (rerun_steps names it)" in out and "[2/2] b: skipped, up to date" in out
 
 
 @pytest.mark.parametrize(("what", "word"), [("disk", "GB of disk"), ("memory", "GB of memory")])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cherimoya.errors import SettingsError
 from cherimoya.io import _files
 from cherimoya_cli import plan
-from cherimoya_cli.settings import load_settings
+from cherimoya_cli.settings import STEPS, load_settings
 
 BASE = {
 	"name": "run/x",
@@ -28,19 +29,46 @@ def step_of(name, **changes):
 	return next(step for step in steps_of(**changes) if step.name == name)
 
 
+MODEL = "fit evaluate predict attribute"
+FOUND = "seqlets motifs modisco_report"
+KNOWN_MOTIFS = "seqlets annotation motifs modisco_report marginalize"
+
+
 @pytest.mark.parametrize(
 	("changes", "names"),
 	[
-		({}, "peaks signals negatives fit evaluate predict attribute report"),
-		({"loci": "p.bed"}, "signals negatives fit evaluate predict attribute report"),
+		({}, f"peaks signals negatives {MODEL} {FOUND} report"),
+		({"loci": "p.bed"}, f"signals negatives {MODEL} {FOUND} report"),
 		(
 			{"fit_parameters": {**BASE["fit_parameters"], "loci": "p.bed"}},
-			"signals negatives fit evaluate predict attribute report",
+			f"signals negatives {MODEL} {FOUND} report",
 		),
-		({**BIGWIGS}, "negatives fit evaluate predict attribute report"),
-		({**BIGWIGS, "negatives": "n.bed"}, "fit evaluate predict attribute report"),
-		({**BIGWIGS, "negatives": "n.bed", "model": "m.torch"}, "evaluate predict attribute report"),
-		({**BIGWIGS, "controls": ["c.bam"]}, "signals negatives fit evaluate predict attribute report"),
+		({**BIGWIGS}, f"negatives {MODEL} {FOUND} report"),
+		({**BIGWIGS, "negatives": "n.bed"}, f"{MODEL} {FOUND} report"),
+		({**BIGWIGS, "negatives": "n.bed", "model": "m.torch"}, f"evaluate predict attribute {FOUND} report"),
+		({**BIGWIGS, "controls": ["c.bam"]}, f"signals negatives {MODEL} {FOUND} report"),
+		({**BIGWIGS, "motifs": "m.meme"}, f"negatives {MODEL} {KNOWN_MOTIFS} report"),
+		(
+			{**BIGWIGS, "motifs": "m.meme", "annotation_parameters": {"motifs": None}},
+			f"negatives {MODEL} {KNOWN_MOTIFS} report",
+		),
+		(
+			{**BIGWIGS, "marginalize_parameters": {"motifs": "m.meme"}},
+			f"negatives {MODEL} {FOUND} marginalize report",
+		),
+		(
+			{**BIGWIGS, "variants_parameters": {"variants": "v.vcf"}},
+			f"negatives {MODEL} {FOUND} variants report",
+		),
+		({"motifs": "m.meme", "variants": "v.vcf"}, " ".join(STEPS)),
+		(
+			{"motifs": "m.meme", "skip_steps": ["seqlets", "annotation", "motifs", "modisco_report", "marginalize"]},
+			f"peaks signals negatives {MODEL} report",
+		),
+		(
+			{**BIGWIGS, "skip_steps": ["negatives", *FOUND.split()], "fit_parameters": {"negative_ratio": 0}},
+			f"{MODEL} report",
+		),
 	],
 	ids=[
 		"reads",
@@ -50,6 +78,13 @@ def step_of(name, **changes):
 		"negatives given",
 		"model given",
 		"controls as reads",
+		"motifs given",
+		"null of a section inherits",
+		"motifs of one section",
+		"variants given",
+		"everything",
+		"steps left out",
+		"no background",
 	],
 )
 def test_which_steps(changes, names):
@@ -89,7 +124,7 @@ def test_names_of_bigwigs(signals, unstranded, bigwigs):
 
 
 def test_dependencies():
-	assert plan.dependencies(steps_of()) == {
+	assert plan.dependencies(steps_of(motifs="m.meme", variants="v.vcf")) == {
 		"peaks": [],
 		"signals": [],
 		"negatives": ["peaks", "signals"],
@@ -97,8 +132,95 @@ def test_dependencies():
 		"evaluate": ["peaks", "negatives", "signals", "fit"],
 		"predict": ["peaks", "signals", "fit"],
 		"attribute": ["peaks", "signals", "fit"],
+		"seqlets": ["attribute"],
+		"annotation": ["seqlets"],
+		"motifs": ["attribute"],
+		"modisco_report": ["motifs"],
+		"marginalize": ["negatives", "fit"],
+		"variants": ["fit"],
 		"report": ["fit", "evaluate"],
 	}
+
+
+def test_steps_on_motifs_get_what_earlier_ones_make():
+	changes = {"attribute_parameters": {"ohe_filename": "a.npz"}, "motifs": "m.meme", "variants": "v.vcf"}
+	changes |= {"modisco_motifs_parameters": {"output_filename": "found.h5"}, "seqlet_parameters": {"threshold": 0.1}}
+	steps = {step.name: step for step in steps_of(**changes)}
+	files = {"ohe_filename": "a.npz", "attr_filename": "run/x.attributions.attr.npz"}
+	for name in ("seqlets", "motifs"):
+		assert files.items() <= steps[name].settings.items() and set(files.values()) <= set(steps[name].inputs)
+	assert steps["seqlets"].settings["bed_filename"] == "run/x.attributions.bed"
+	assert steps["seqlets"].settings["threshold"] == 0.1 and steps["seqlets"].settings["motifs"] is None
+	assert steps["annotation"].settings["seqlet_filename"] == steps["seqlets"].outputs[0] == "run/x.seqlets.bed"
+	assert steps["motifs"].settings["report"] is False and steps["motifs"].outputs[0] == "found.h5"
+	assert steps["modisco_report"].settings["output_filename"] == "found.h5"
+	assert steps["marginalize"].settings["loci"] == ["run/x.negatives.bed"]
+	for name in ("marginalize", "variants"):
+		assert steps[name].settings["model"] == "run/x.torch"
+	for name in ("annotation", "modisco_report", "marginalize"):
+		assert "m.meme" in steps[name].inputs  # its content is part of the fingerprint
+	assert all("m.meme" not in steps[name].inputs for name in ("seqlets", "motifs", "attribute"))
+	given = {"variants_parameters": {"variants": "v.vcf", "models": ["a.torch", "b.torch"]}}
+	variants = step_of("variants", **given)
+	assert "run/x.torch" not in variants.inputs and {"a.torch", "b.torch"} <= set(variants.inputs)
+
+
+@pytest.mark.parametrize(
+	("changes", "fragments"),
+	[
+		(
+			{"skip_steps": ["attribute"], "motifs": "m.meme"},
+			(
+				"skip_steps leaves out 'attribute', but seqlets, annotation, motifs and modisco_report would need",
+				"run/x.attributions.ohe.npz from it, which is not there",
+				'skip_steps: ["attribute", "seqlets", "annotation", "motifs", "modisco_report"]',
+			),
+		),
+		({"skip_steps": ["fit"]}, ("'fit', but evaluate, predict", "run/x.torch")),
+		({"rerun_steps": ["annotation"]}, ("rerun_steps names 'annotation'", "motifs is null")),
+		({"rerun_steps": ["peaks"], **BIGWIGS}, ("rerun_steps names 'peaks'", "loci are given")),
+		({"skip_steps": list(STEPS)}, ("skip_steps leaves no step to run",)),
+		(
+			{"skip_steps": ["negatives"], "motifs": "m.meme", "fit_parameters": {"negative_ratio": 0}},
+			("marginalize puts motifs into background loci, and there are none",),
+		),
+		(
+			{"seqlet_parameters": {"output_filename": "x.bed"}, "negatives_parameters": {"output_filename": "x.bed"}},
+			("x.bed: written by the steps negatives and seqlets",),
+		),
+		({"model": "m.torch", **BIGWIGS, "skip_steps": ["evaluate"]}, ("'evaluate', but report would need",)),
+	],
+	ids=[
+		"arrays needed",
+		"model needed",
+		"rerun without motifs",
+		"rerun with loci",
+		"nothing left",
+		"no background",
+		"two outputs of one name",
+		"nothing to report",
+	],
+)
+def test_choices_that_make_no_plan(changes, fragments):
+	with pytest.raises(SettingsError) as caught:
+		steps_of(**changes)
+	for fragment in fragments:
+		assert fragment in str(caught.value)
+
+
+def test_what_a_step_left_earlier_can_be_used(tmp_path, monkeypatch):
+	monkeypatch.chdir(tmp_path)
+	Path("run").mkdir()
+	for path in step_of("attribute").outputs:
+		Path(path).touch()
+	names = [step.name for step in steps_of(skip_steps=["attribute", "predict"])]
+	assert names == "peaks signals negatives fit evaluate seqlets motifs modisco_report report".split()
+
+
+@pytest.mark.parametrize(("path", "dependents"), [("run/x.torch", True), ("run/x_modisco_results.h5", False)])
+def test_a_report_needs_the_model_alone(path, dependents):
+	report = step_of("report")
+	assert (path in report.inputs) is dependents and (path in report.optional) is not dependents
 
 
 def test_peaks_and_bigwigs_depend_on_their_own_settings_alone():
@@ -108,9 +230,9 @@ def test_peaks_and_bigwigs_depend_on_their_own_settings_alone():
 	assert step_of("peaks", fit_parameters={**BASE["fit_parameters"], "summits": True}).settings["summits"] is True
 
 
-@pytest.mark.parametrize("name", ["peaks", "signals", "negatives", "fit", "evaluate", "predict", "attribute", "report"])
+@pytest.mark.parametrize("name", STEPS)
 def test_the_settings_of_a_step_load_as_they_are(name, tmp_path):
-	step = step_of(name)
+	step = step_of(name, motifs="m.meme", variants="v.vcf")
 	path = tmp_path / "step.json"
 	path.write_text(json.dumps(step.settings))
 	loaded = load_settings(name, path)
@@ -211,6 +333,12 @@ def test_what_is_redone_and_why(done, case):
 @pytest.mark.parametrize("case", ["max_epochs", "input, same size", "no record", "older version", "output cut"])
 def test_skip_trusts_outputs_that_exist(done, case):
 	assert plan.examine(CHANGES[case][0](done), trust=True).run is False
+
+
+def test_a_step_to_run_again_runs(done):
+	again = replace(done, rerun=True)
+	for trust in (False, True):
+		assert plan.examine(again, trust=trust) == (True, "rerun_steps names it")
 
 
 def test_skip_does_not_invent_outputs(done):

@@ -50,6 +50,7 @@ SETTINGS = {
 		"test_chroms": ["chr3"],
 	},
 	"attribute_parameters": {"attr_window": 10, "max_loci": 4},
+	"skip_steps": ["seqlets", "motifs", "modisco_report"],
 }
 
 
