@@ -91,9 +91,7 @@ def read_index(batch: str) -> list[Job]:
 	path = index_path(batch)
 	try:
 		content = json.loads(path.read_text(encoding="utf-8"))
-		if content["version"] != INDEX_VERSION:
-			raise InputError(f"{path}: was written by another version of cherimoya; give 'cherimoya batch run' again")
-		return [Job(batch, sample, fold) for sample, fold in content["jobs"]]
+		version, pairs = content["version"], [(sample, fold) for sample, fold in content["jobs"]]
 	except FileNotFoundError:
 		raise MissingFileError(
 			f"{path}: no such file, so no batch '{batch}' was run here; check the name and the folder that the command "
@@ -103,6 +101,9 @@ def read_index(batch: str) -> list[Job]:
 		raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
 	except (ValueError, KeyError, TypeError):
 		raise InputError(f"{path}: is damaged; 'cherimoya batch run' writes it again, and loses nothing") from None
+	if version != INDEX_VERSION:
+		raise InputError(f"{path}: was written by another version of cherimoya; give 'cherimoya batch run' again")
+	return [Job(batch, sample, fold) for sample, fold in pairs]
 
 
 def select(jobs: Sequence[Job], patterns: Sequence[str]) -> list[Job]:

@@ -298,23 +298,21 @@ def files_of(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 # ---- writing ----------------------------------------------------------------------------------------
 
 
-def write_jobs(plan: Plan) -> dict[str, str]:
-	"""Make each job's folder and write its pipeline JSON, unless the file holds it already, and the list of jobs.
+def digests_of(plan: Plan) -> dict[str, str]:
+	"""What stands for the settings of each job, by its name; see `cherimoya_cli.batch.records.is_due`."""
+	return {planned.job.name: digest(plan.text(planned)) for planned in plan.jobs}
 
-	Returns
-	-------
-	digests: dict of str to str
-		What stands for the settings of each job, by its name; see `cherimoya_cli.batch.records.is_due`.
+
+def write_jobs(plan: Plan) -> None:
+	"""Make each job's folder and write its pipeline JSON, unless the file holds it already, and the list of jobs.
 
 	Raises
 	------
 	InputError
 		A file cannot be written.
 	"""
-	digests = {}
 	for planned in plan.jobs:
 		text, path = plan.text(planned), Path(planned.job.json_path)
-		digests[planned.job.name] = digest(text)
 		try:
 			path.parent.mkdir(parents=True, exist_ok=True)
 			if not _holds(path, text):
@@ -322,7 +320,6 @@ def write_jobs(plan: Plan) -> dict[str, str]:
 		except OSError as error:
 			raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder in name") from error
 	write_index(plan.settings.name, (planned.job for planned in plan.jobs))
-	return digests
 
 
 def _holds(path: Path, text: str) -> bool:

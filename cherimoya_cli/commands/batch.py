@@ -10,6 +10,8 @@ from cherimoya.errors import SettingsError
 from cherimoya_cli.utils import say, warn
 
 if TYPE_CHECKING:
+	from collections.abc import Callable
+
 	from cherimoya_cli.batch.jobs import Job
 	from cherimoya_cli.batch.planning import Plan
 
@@ -63,73 +65,78 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 def run_jobs(args: argparse.Namespace) -> int:
 	"""Plan, check, and run what is due."""
-	from cherimoya_cli.batch.jobs import select
-	from cherimoya_cli.batch.planning import write_jobs
+	from cherimoya_cli.batch.planning import digests_of
 	from cherimoya_cli.batch.records import DONE, FAILED, is_due, read_record
 
-	plan = _plan(args)
-	jobs = select([planned.job for planned in plan.jobs], args.jobs)
-	digests = write_jobs(plan)
+	plan, jobs = _plan(args)
+	digests = digests_of(plan)
 	records = {job.name: read_record(job) for job in jobs}
 	due = [job for job in jobs if is_due(records[job.name], digests[job.name])]
-	ended = {job.name: records[job.name].state for job in jobs} | {job.name: "due" for job in due}
-	counts = Counter(ended.values())
-	say(
-		f"Batch {plan.settings.name}: {len(jobs)} jobs, {counts[DONE]} done, {counts[FAILED]} failed earlier, "
-		f"{len(due)} to run"
-	)
-	return _execute(plan, due, args, failed=counts[FAILED])
+	names = {job.name for job in due}
+	counts = Counter("due" if job.name in names else records[job.name].state for job in jobs)
+	text = f"{len(jobs)} jobs, {counts[DONE]} done, {counts[FAILED]} failed earlier, {len(due)} to run"
+	return _execute(plan, due, args, text) or (4 if counts[FAILED] else 0)
 
 
 def retry(args: argparse.Namespace) -> int:
 	"""Run again what failed or was lost, of the jobs chosen."""
-	from cherimoya_cli.batch.jobs import select
-	from cherimoya_cli.batch.planning import write_jobs
 	from cherimoya_cli.batch.records import FAILED, LOST, RUNNING, is_alive, read_record, reset
 
-	plan = _plan(args)
-	write_jobs(plan)
-	again = []
-	for job in select([planned.job for planned in plan.jobs], args.jobs):
-		record = read_record(job)
-		if record.state in (FAILED, LOST) or (record.state == RUNNING and not is_alive(job, record)):
-			again.append(job)
-	say(f"Batch {plan.settings.name}: {len(again)} failed jobs to run again")
-	if not (args.dry_run or plan.dry_run):
+	plan, jobs = _plan(args)
+	records = {job.name: read_record(job) for job in jobs}
+	failed = {name for name, record in records.items() if record.state == FAILED}
+	again = [
+		job
+		for job in jobs
+		if (record := records[job.name]).state in (FAILED, LOST)
+		or (record.state == RUNNING and not is_alive(job, record))
+	]
+
+	def let_wait() -> None:
 		for job in again:
-			if read_record(job).state == FAILED:
+			if job.name in failed:
 				reset(job)
-	return _execute(plan, again, args)
+
+	return _execute(plan, again, args, f"{len(again)} failed jobs to run again", let_wait)
 
 
-def _plan(args: argparse.Namespace) -> "Plan":
-	"""The checked batch."""
+def _plan(args: argparse.Namespace) -> "tuple[Plan, list[Job]]":
+	"""The checked batch, and the jobs chosen of it."""
+	from cherimoya_cli.batch.jobs import select
 	from cherimoya_cli.batch.planning import make_plan
 
 	if args.parameters is None:
 		raise SettingsError(f"'batch {args.action}' needs the JSON of the batch; name it with -p FILE")
-	return make_plan(args.parameters, args.overrides)
+	plan = make_plan(args.parameters, args.overrides)
+	return plan, select([planned.job for planned in plan.jobs], args.jobs)
 
 
-def _execute(plan: "Plan", jobs: "list[Job]", args: argparse.Namespace, failed: int = 0) -> int:
-	"""Run jobs, or print their commands; 4 if some failed, now or earlier."""
+def _execute(
+	plan: "Plan", jobs: "list[Job]", args: argparse.Namespace, text: str, prepare: "Callable[[], None] | None" = None
+) -> int:
+	"""Run jobs, or print their commands; nothing is written before the executor is known to work."""
 	from cherimoya_cli.batch.attempt import command_of
 	from cherimoya_cli.batch.executors import make_executor
-	from cherimoya_cli.batch.planning import index_genomes
+	from cherimoya_cli.batch.planning import index_genomes, write_jobs
 	from cherimoya_cli.process import shell_line
 
+	text = f"Batch {plan.settings.name}: {text}"
 	if args.dry_run or plan.dry_run:
-		for job in jobs:
-			say(shell_line(command_of(job)))
+		write_jobs(plan)
+		say("\n".join([f"# {text}", *(shell_line(command_of(job)) for job in jobs)]))
 		return 0
+	say(text)
 	code = 0
 	if jobs:
 		executor = make_executor(plan.settings, plan.device)
 		executor.check()
+		write_jobs(plan)
 		index_genomes(plan)
+		if prepare is not None:
+			prepare()
 		code = executor.run(jobs)
 	_conclude(plan, args)
-	return code or (4 if failed else 0)
+	return code
 
 
 def _conclude(plan: "Plan", args: argparse.Namespace) -> None:
