@@ -96,8 +96,8 @@ class BigWig:
 		begins, ends, values = (
 			np.concatenate(column) for column in zip(*self._entries_of(blocks, numbers), strict=True)
 		)
-		if (begins[1:] < ends[:-1]).any():
-			raise Unusual("values overlap")
+		if (begins[1:] < ends[:-1]).any() or (begins >= ends).any():
+			raise Unusual("values overlap, or have no base")
 		return _spread(begins, ends, np.abs(values) if absolute else values, first, last)
 
 	def _read(self, at: int, size: int) -> bytes:
@@ -191,7 +191,7 @@ class BigWig:
 			raise Unusual(f"a block is broken ({error})") from None
 
 	def _entries(self, data: bytes | memoryview) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-		"""What a block holds: where each value begins and ends, int64, and the values, float32."""
+		"""What a block holds: where each value begins and ends, int64 or uint32, and the values, float32."""
 		if len(data) < 24:
 			raise Unusual("a block is too short")
 		begin, step, span, kind, count = struct.unpack("<4xI4xIIBxH", data[:24])
@@ -202,23 +202,27 @@ class BigWig:
 		if kind == _FIXED_STEP:
 			starts = begin + step * np.arange(count, dtype=np.int64)
 		else:
-			starts = columns[:, 0].astype(np.int64)
-		ends = columns[:, 1].astype(np.int64) if kind == _BED_GRAPH else starts + span
+			starts = columns[:, 0]
+		ends = columns[:, 1] if kind == _BED_GRAPH else starts + np.int64(span)
 		return starts, ends, columns[:, -1].view("<f4")
+
+
+def _small(values: np.ndarray) -> np.ndarray:
+	"""The values, 0 for NaN, as uint8 where that is exact, else float32."""
+	if np.isnan(values.min(initial=0)):
+		values = np.where(np.isnan(values), np.float32(0), values)
+	if values.min(initial=0) < 0 or values.max(initial=0) > 255:
+		return values
+	small = values.astype(np.uint8)
+	return small if (small == values).all() else values
 
 
 def _spread(begins: np.ndarray, ends: np.ndarray, values: np.ndarray, first: int, last: int) -> np.ndarray:
 	"""Values, sorted and apart, in their places in [first, last): uint8 where that is exact, else float32."""
-	begins, ends = np.maximum(begins, first) - first, np.minimum(ends, last) - first
-	inside = begins < ends
-	if not inside.all():
-		begins, ends, values = begins[inside], ends[inside], values[inside]
-	values = np.where(np.isnan(values), np.float32(0), values)
-	if len(values) and values.min() >= 0 and values.max() <= 255:
-		small = values.astype(np.uint8)
-		values = small if np.array_equal(small, values) else values
-	elif not len(values):
-		values = values.astype(np.uint8)
+	inside = slice(np.searchsorted(ends, first, side="right"), np.searchsorted(begins, last, side="left"))
+	begins, ends = (edges[inside].astype(np.int64) - first for edges in (begins, ends))
+	begins[:1], ends[-1:] = np.maximum(begins[:1], 0), np.minimum(ends[-1:], last - first)
+	values = _small(values[inside])
 	lengths = ends - begins
 	covered = int(lengths.sum())
 	if covered * _SPARSE < last - first or covered == len(lengths):

@@ -26,8 +26,8 @@ from cherimoya.io.tracks import LARGEST_GAP, Tracks, cut, group_totals, stretche
 DTYPES = (np.uint8, np.int16, np.float16, np.float32)
 """What values are kept as: the first of these that is exact for all values of an array."""
 
-_CHUNK = 1 << 24  # bytes of a chunk, as float32
-_PIECE = 1 << 22  # bytes of a file that are moved at a time
+_CHUNK = 1 << 23  # bytes of a chunk, as float32
+_PIECE = 1 << 20  # bytes of a file that are moved at a time, which stay in a core's own cache
 _HEADER = 128  # bytes of a file before its rows
 #: Seconds per base, about, of sequence and of a bigWig, and per byte of windows; a process pays off from so many.
 _SEQUENCE_COST, _TRACK_COST, _WINDOW_COST, _WORTH_A_PROCESS = 1.5e-9, 1.5e-9, 2e-10, 0.4
@@ -417,7 +417,8 @@ def _written(part: _Part, folder: str, rows: np.ndarray) -> _Part:
 	"""What is left to know of a part once its rows are in their files."""
 	for name, array in zip(Arrays._fields, part.arrays, strict=True):
 		if array is not None:
-			with _Rows(_path(folder, name, array.dtype), array.dtype, array.shape[1:]) as file:
+			kind = DTYPES.index(array.dtype.type)
+			with _Rows(_path(folder, name, kind), array.dtype, array.shape[1:]) as file:
 				for run in _runs(rows):
 					file.write(int(rows[run.start]), array[run])
 	return part._replace(arrays=Arrays(*(None if a is None else a.dtype for a in part.arrays)))
@@ -444,7 +445,7 @@ def _settle(folder: str, name: str, shape: tuple[int, ...], kept: np.ndarray, ki
 	places, n = np.cumsum(kept) - 1, len(kept)
 	moved = ~kept | (kinds != final)
 	with ExitStack() as stack:
-		files = {k: stack.enter_context(_Rows(_path(folder, name, DTYPES[k]), DTYPES[k], shape)) for k in used}
+		files = {k: stack.enter_context(_Rows(_path(folder, name, k), DTYPES[k], shape)) for k in used}
 		target = files[final]
 		step = max(1, _PIECE // max(1, target.row_bytes))
 		for first in range(int(np.argmax(moved)) if moved.any() else n, n, step):  # what lies before stays as it is
@@ -466,9 +467,9 @@ def _runs(numbers: np.ndarray) -> Iterator[slice]:
 		yield from map(slice, [0, *cuts], [*cuts, len(numbers)])
 
 
-def _path(folder: str, name: str, dtype: np.dtype | type) -> str:
-	"""The file of an array's rows of one type."""
-	return os.path.join(folder, f"{name}.{np.dtype(dtype)}")
+def _path(folder: str, name: str, kind: int) -> str:
+	"""The file of an array's rows of one of `DTYPES`."""
+	return os.path.join(folder, f"{name}.{kind}")
 
 
 class _Rows:
