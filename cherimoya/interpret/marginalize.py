@@ -12,14 +12,27 @@ importance of genomic features in deep neural networks", PLoS Computational Biol
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from cherimoya.cherimoya import Cherimoya
 from cherimoya.errors import InputError, SettingsError
 from cherimoya.groups import reverse_complement_order
-from cherimoya.interpret._batches import Array, check_arrays
+from cherimoya.interpret import rules
+from cherimoya.interpret._batches import (
+	Array,
+	autocast,
+	check_arrays,
+	evaluating,
+	in_batches,
+	parameter_dtype,
+	to_batch,
+)
+from cherimoya.interpret._contrast import unwrap
+from cherimoya.interpret.deep_lift_shap import _to_sequence as to_sequence
 from cherimoya.interpret.predict import Prediction, expected_counts, predict
 from cherimoya.interpret.references import dinucleotide_shuffle, to_codes
 from cherimoya.interpret.variants import Placed, compare
@@ -48,6 +61,7 @@ PROFILE_WINDOW = 200
 
 BLOCK = 512
 """Sequences whose predictions are held at a time; motifs share one where there are few backgrounds."""
+_PAIRS = 20  # sequences with a motif, each beside its background, whose contributions are made at a time
 _KEEP = 4  # in an insert: the background's base stays
 _COMPLEMENT = np.array([3, 2, 1, 0, _KEEP], dtype=np.uint8)
 _EXACT = 50  # the most differences whose signed ranks are counted rather than approximated
@@ -405,7 +419,7 @@ def _score(work: _Work, inserts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.n
 		for k in np.unique(which):
 			sums[k] += expected[which == k].sum(axis=0)
 	before, after = _profiles(work, inserts, sums / n)
-	contributions = [_contributions(work, insert) for insert in inserts] if work.attributions else []
+	contributions = _contributions(work, inserts) if work.attributions else []
 	return effects.reshape(len(inserts), 2, n, *effects.shape[1:]), before, after, contributions
 
 
@@ -443,32 +457,57 @@ def _profiles(work: _Work, inserts: Sequence[np.ndarray], means: np.ndarray) -> 
 	return before, after
 
 
-def _contributions(work: _Work, insert: np.ndarray) -> np.ndarray:
-	"""What each base of a motif contributes, the mean over backgrounds and orientations, (G, w)."""
-	from cherimoya.interpret.deep_lift_shap import deep_lift_shap
+def _contributions(work: _Work, inserts: Sequence[np.ndarray]) -> list[np.ndarray]:
+	"""What each base of some motifs contributes, the mean over backgrounds and orientations, (G, w) each.
 
-	start = work.codes.shape[1] // 2 - len(insert) // 2
-	options = {key: work.options[key] for key in ("device", "dtype")}
-	found = np.zeros((len(work.groups), len(insert)))
-	for reverse in (False, True):
-		codes = work.codes.copy()
-		_place(codes, insert, reverse=reverse)
-		for group in range(len(work.groups)):
-			scores = deep_lift_shap(
-				work.model,
-				codes,
-				group=group,
-				start=start,
-				end=start + len(insert),
-				references=work.codes[:, None],
-				hypothetical=False,
-				batch_size=1,
-				progress=work.tell,
-				**options,
-			)
-			values = scores.double().sum(dim=1).mean(dim=0).numpy()  # (n, 4, w) -> (w,)
-			found[group] += (values[::-1] if reverse else values) / (2 * np.log(2))
+	DeepLIFT's multipliers of a pair are the same either way round. So the background, of which there is one, is taken
+	as the sequence, and the sequences with motifs as its references, many at a time.
+	"""
+	inner = unwrap(work.model, None, "counts")
+	length, widest = work.codes.shape[1], max(map(len, inserts))
+	left = length // 2 - widest // 2
+	sums = np.zeros((2 * len(inserts), len(work.groups), widest))
+	total, done = len(sums) * len(work.groups) * len(work.codes), 0
+	with evaluating(work.model, work.options["device"]) as place:
+		for codes in work.codes[:, None]:  # (1, L)
+			changed = np.repeat(codes, len(sums), axis=0)
+			for k in range(len(sums)):
+				_place(changed[k : k + 1], inserts[k // 2], reverse=bool(k % 2))
+			compute = partial(_contribute, work, inner, codes, changed, slice(left, left + widest), place)
+			for rows, values in in_batches(len(sums), _PAIRS, compute, device=place, what="a sequence with a motif"):
+				sums[rows] += values.cpu().double().numpy()
+				done += len(work.groups) * (rows.stop - rows.start)
+				work.tell(done, total)
+	sums /= len(work.codes) * np.log(2)
+	found = []
+	for i, insert in enumerate(inserts):
+		first = length // 2 - len(insert) // 2 - left
+		forward, reverse = sums[2 * i : 2 * i + 2, :, first : first + len(insert)]
+		found.append((forward + reverse[:, ::-1]) / 2)
 	return found
+
+
+@torch.inference_mode()
+def _contribute(
+	work: _Work,
+	model: Cherimoya,
+	codes: np.ndarray,
+	changed: np.ndarray,
+	span: slice,
+	place: torch.device,
+	rows: slice,
+) -> torch.Tensor:
+	"""Contributions to each group's log counts of a span of changed sequences, against the background: (r, G, span)."""
+	dtype = parameter_dtype(model)
+	x, x0 = (to_batch(some, None, slice(None), device=place, dtype=dtype)[0] for some in (codes, changed[rows]))
+	controls = x.new_zeros(1, model.n_control_tracks, x.shape[-1]) if model.n_control_tracks else None
+	with autocast(place, work.options["dtype"]):
+		traced = rules.trace(model, x, x0)
+		found = []
+		for group in range(len(work.groups)):
+			_, _, m = rules.counts_head(model, traced, controls, group)
+			found.append(((x0 - x) * to_sequence(model, traced, m))[..., span].sum(dim=1))  # (r, 4, L) -> (r, span)
+	return torch.stack(found, dim=1)
 
 
 def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -11,6 +11,7 @@ from cherimoya.errors import InputError, SettingsError
 from cherimoya.groups import group_slices
 from cherimoya.interpret import draw_backgrounds
 from cherimoya.interpret import marginalize as module
+from cherimoya.interpret.deep_lift_shap import deep_lift_shap
 from cherimoya.interpret.marginalize import (
 	MEASURES,
 	SUMMARIES,
@@ -200,6 +201,31 @@ def test_contributions_sum_to_the_effect(texts, groups):
 		kept = np.array([letter == "N" for letter in insert])
 		assert (values[:, : len(insert)][:, kept] == 0).all() and (values[:, : len(insert)][:, ~kept] != 0).all()
 	assert marginalize(model, MOTIFS, codes_of(texts)).contributions is None
+
+
+def test_contributions_are_those_of_deep_lift_shap(texts):
+	"""Each sequence with a motif against its background; batches that hold several motifs."""
+	model, codes = make_model((1, 2), n_control_tracks=1), codes_of(texts)
+	found = marginalize(model, MOTIFS, codes, attributions=True)
+	for i, insert in enumerate(found.inserts):
+		start = L // 2 - len(insert) // 2
+		for group in range(2):
+			means = []
+			for reverse in (False, True):
+				changed = codes_of([with_motif(text, insert, reverse=reverse) for text in texts])
+				scores = deep_lift_shap(
+					ControlWrapper(model),
+					changed,
+					group=group,
+					start=start,
+					end=start + len(insert),
+					references=codes[:, None],
+					hypothetical=False,
+				)
+				values = scores.sum(dim=1).mean(dim=0).numpy()
+				means.append(values[::-1] if reverse else values)
+			expected = np.mean(means, axis=0) / math.log(2)
+			np.testing.assert_allclose(found.contributions[i, group, : len(insert)], expected, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("block", [1, 5, 30], ids="block{}".format)
