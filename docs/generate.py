@@ -265,6 +265,30 @@ def chunks_memory(results: Path = RESULTS) -> str:
 	)
 
 
+def seqlets(results: Path = RESULTS) -> str:
+	"""The table of the time and memory that seqlets takes, and how its seqlets compare with the published package's."""
+	record = _measured(results, "seqlets")
+	if record is None:
+		return "No results are there yet.\n"
+	lines = ["| windows | seqlets | motifs | time | memory |", "|---:|---:|---:|---:|---:|"]
+	for found in (*record["runs"], record["named"]):
+		motifs = f"{record['motifs']:,}" if found is record["named"] else "none"
+		cells = (f"{found['loci']:,}", f"{found['seqlets']:,}", motifs, f"{found['seconds']:.0f} s")
+		lines.append(f"| {' | '.join(cells)} | {found['anonymous'] / 1e6:,.0f} MB |")
+	text = (
+		f"Windows of {record['width']} bp, {record['machine']['threads']} cores; most of a short run is compiling.\n\n"
+	)
+	text += "\n".join(lines) + "\n"
+	if beside := record.get("beside"):
+		text += (
+			f"\nThe published package takes {beside['peer']['seconds']:.0f} s for {beside['loci']:,} windows, this one "
+			f"{beside['ours']['seconds']:.0f} s. It finds {beside['peer_seqlets']:,} seqlets, all positive, of which "
+			f"{beside['equal']:,} are among the {beside['ours_positive']:,} positive ones here, with the same sums and "
+			"p-values.\n"
+		)
+	return text
+
+
 CHOSEN = {
 	"saturation_mutagenesis": "contributions by saturation mutagenesis",
 	"deep_lift_shap": "contributions by DeepLIFT/SHAP",
@@ -330,6 +354,7 @@ def write(app: Any = None) -> None:
 	(FOLDER / "settings.inc.md").write_text(settings(), encoding="utf-8")
 	(FOLDER / "windows_memory.inc.md").write_text(windows_memory(), encoding="utf-8")
 	(FOLDER / "chunks_memory.inc.md").write_text(chunks_memory(), encoding="utf-8")
+	(FOLDER / "seqlets.inc.md").write_text(seqlets(), encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -23,7 +23,12 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 SKIP = re.compile(r"<!-- not executed: (?P<reason>\S.*?) -->")
 OUTPUT = "<!-- output -->"
 # What a page needs beside the core.
-NEEDED = {"tangermeme": ("tangermeme",), "plotting": ("matplotlib",), "attribution": ("tangermeme",)}
+NEEDED = {
+	"tangermeme": ("tangermeme",),
+	"plotting": ("matplotlib",),
+	"attribution": ("tangermeme",),
+	"motifs": ("tangermeme",),
+}
 # What it must leave behind.
 WRITTEN = {
 	"models": ("region.bw", "region.npz"),
