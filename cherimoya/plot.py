@@ -226,7 +226,15 @@ def plot_attributions(
 	return ax
 
 
-def draw_logo(ax: Axes, one_hot: np.ndarray, heights: np.ndarray, *, start: float = 0.0, gap: float = 0.06) -> None:
+def draw_logo(
+	ax: Axes,
+	one_hot: np.ndarray,
+	heights: np.ndarray,
+	*,
+	start: float = 0.0,
+	gap: float = 0.06,
+	bottoms: np.ndarray | None = None,
+) -> None:
 	"""Draw a logo as vector letters: the height of a letter is the contribution of the base that is there.
 
 	Parameters
@@ -241,10 +249,13 @@ def draw_logo(ax: Axes, one_hot: np.ndarray, heights: np.ndarray, *, start: floa
 		The x of the left edge of the first letter; each letter is 1 wide. Default is 0.
 	gap: float
 		Free space at both sides of a letter, as a share of its width. Default is 0.06.
+	bottoms: numpy.ndarray or None, shape=(W,)
+		Where each letter begins, to stack several logos; None: at 0. Default is None.
 	"""
 	from matplotlib.patches import PathPatch
 	from matplotlib.path import Path as Outline
 
+	bottoms = np.zeros(len(heights)) if bottoms is None else bottoms
 	for row, letter in enumerate(LETTERS):
 		glyph = _glyph(letter)
 		positions = np.flatnonzero((one_hot[row] != 0) & (heights != 0))
@@ -252,7 +263,7 @@ def draw_logo(ax: Axes, one_hot: np.ndarray, heights: np.ndarray, *, start: floa
 			continue
 		# one compound path for all letters of a kind keeps the file small
 		scale = np.stack([np.full(len(positions), 1 - 2 * gap), heights[positions]], axis=1)  # (m, 2)
-		offset = np.stack([start + positions + gap, np.zeros(len(positions))], axis=1)  # (m, 2)
+		offset = np.stack([start + positions + gap, bottoms[positions]], axis=1)  # (m, 2)
 		vertices = glyph.vertices[None] * scale[:, None] + offset[:, None]  # (m, V, 2)
 		path = Outline(vertices.reshape(-1, 2), np.tile(glyph.codes, len(positions)))  # (m, V, 2) -> (m * V, 2)
 		ax.add_patch(PathPatch(path, facecolor=COLORS[letter], edgecolor="none"))

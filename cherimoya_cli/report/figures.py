@@ -395,3 +395,97 @@ def contribution_logo(
 	tallest = start + at + int(np.abs(contributions[zoom]).argmax())
 	alt = f"Contribution logo of {place}: {sequence}, tallest at {chrom}:{tallest:,}."
 	return Picture(_draw(paint, WIDE), alt)
+
+
+# ---------------------------------------------------------------------------------------------- motifs
+
+LOGO = (3.5, 1.5)
+"""Size of the logo of a motif in inches."""
+
+
+def matrix_logo(matrix: np.ndarray, *, alt: str, caption: str, unit: str) -> Picture:
+	"""A motif as letters: those with positive values are stacked above 0, the tallest on top, the others below.
+
+	Parameters
+	----------
+	matrix: numpy.ndarray, shape=(L, 4)
+		The height of A, C, G and T at each position.
+	alt, caption, unit: str
+		What it shows, the text below it, and what heights are measured in.
+	"""
+	stacked = np.clip(matrix, 0, None).sum(axis=1), np.clip(matrix, None, 0).sum(axis=1)  # (L, 4) -> (L,), (L,)
+	power = _power_of_ten(float(max(stacked[0].max(), -stacked[1].min())))
+	matrix = matrix / 10.0**power
+
+	def paint(figure: Figure) -> None:
+		from matplotlib.ticker import MaxNLocator
+
+		ax = _axes(figure, left=0.17, right=0.98, bottom=0.06, top=0.87)
+		if power:
+			ax.set_title(f"×10{str(power).translate(SUPERSCRIPT)}", fontsize=7.5, color=MUTED, pad=3, weight="normal")
+		for sign in (1, -1):
+			bottoms = np.zeros(len(matrix))
+			heights = np.where(sign * matrix > 0, matrix, 0.0)
+			order = np.argsort(np.abs(heights), axis=1)  # the smallest stands next to 0
+			for place in range(4):
+				of_place = np.take_along_axis(heights, order[:, place, None], axis=1)[:, 0]  # (L, 4) -> (L,)
+				letters = (np.arange(4)[:, None] == order[:, place]).astype(np.int8)  # (4, L)
+				draw_logo(ax, letters, of_place, bottoms=bottoms)
+				bottoms += of_place
+		ax.axhline(0, color=MUTED, linewidth=0.6)
+		ax.set_xlim(0, max(len(matrix), 8))  # short motifs keep the shape of their letters
+		ax.set_ylim(*height_limits(np.concatenate(stacked) / 10.0**power))
+		ax.set_xticks([])
+		ax.yaxis.set_major_locator(MaxNLocator(3))
+		ax.spines["bottom"].set_visible(False)
+		ax.set_ylabel(unit)
+
+	return Picture(_draw(paint, LOGO), alt, caption)
+
+
+def seqlet_logo(
+	one_hot: np.ndarray,
+	contributions: np.ndarray,
+	*,
+	chrom: str,
+	start: int,
+	marked: tuple[int, int],
+	unit: str,
+	caption: str,
+) -> Picture:
+	"""Contributions around a seqlet as letters, the seqlet itself shaded.
+
+	Parameters
+	----------
+	one_hot: numpy.ndarray, shape=(4, w)
+		The bases, ACGT.
+	contributions: numpy.ndarray, shape=(w,)
+		The score of the base that is there.
+	chrom, start: str, int
+		Where the stretch begins in the genome.
+	marked: tuple of int
+		Start and end of the seqlet in the genome.
+	unit, caption: str
+		What a contribution is measured in, and the text below.
+	"""
+	end = start + len(contributions)
+	power = _power_of_ten(float(np.abs(contributions).max()))
+	heights = contributions / 10.0**power
+	unit = f"{unit} (×10{str(power).translate(SUPERSCRIPT)})" if power else unit
+	inside = slice(marked[0] - start, marked[1] - start)
+	sequence = "".join("NACGT"[int(c.argmax()) + 1 if c.any() else 0] for c in one_hot[:, inside].T)
+	place = f"{chrom}:{marked[0]:,}–{marked[1]:,}"
+
+	def paint(figure: Figure) -> None:
+		ax = _axes(figure, left=0.135, right=0.985, bottom=0.24, top=0.86)
+		ax.axvspan(*marked, color="#e3f1f3", linewidth=0)
+		draw_logo(ax, one_hot, heights, start=start)
+		ax.axhline(0, color=MUTED, linewidth=0.6)
+		ax.set_xlim(start, end)
+		ax.set_ylim(*height_limits(heights))
+		mark_positions(ax, start, end)
+		ax.set_ylabel(unit)
+		ax.set_xlabel(f"Position on {chrom} (bp)")
+		ax.set_title(place)
+
+	return Picture(_draw(paint, (4.4, 1.8)), f"Contribution logo of the seqlet {place}: {sequence}.", caption)

@@ -19,6 +19,8 @@ import numpy as np
 
 from cherimoya.errors import InputError, join_problems
 from cherimoya.plot import read_log
+from cherimoya_cli.report.findings import Findings, read_findings
+from cherimoya_cli.settings import STEPS
 
 #: The splits that ``evaluate`` measures: their key, and the stem of their files after the run's name.
 SPLIT_STEMS = {"test": ".test", "validation": ""}
@@ -60,7 +62,19 @@ KNOWN_FILES = (
 	(".attributions.idxs.npy", "which loci were attributed"),
 	(".attributions.bed", "coordinates of the attributed windows"),
 	(".attributions.bw", "contribution of the base that is there, per bp"),
+	(".seqlets.bed", "stretches of high contribution"),
+	(".seqlets_annotated.bed", "the same with their nearest known motifs"),
+	(".motif_seqlet_count.tsv", "seqlets of each known motif"),
+	("_modisco_results.h5", "what TF-MoDISco found"),
+	("_modisco/motifs.html", "TF-MoDISco's report"),
+	("_modisco/motifs.tsv", "its patterns and their nearest known motifs"),
+	("_marginalize/index.html", "effects of known motifs, as a page"),
+	("_marginalize/marginalize.tsv", "the same as a table"),
+	(".variants.tsv", "effects of variants"),
 )
+
+#: Steps whose settings are shown: those after the reads.
+SHOWN_STEPS = tuple(step for step in STEPS if step not in ("peaks", "signals", "report"))
 
 
 @dataclass(frozen=True)
@@ -162,6 +176,7 @@ class Run:
 	reads: list[ReadFile] = field(default_factory=list)
 	background: Background | None = None
 	accounting: dict[str, Accounting] = field(default_factory=dict)
+	findings: Findings = field(default_factory=Findings)
 
 	@property
 	def title(self) -> str:
@@ -231,11 +246,11 @@ def read_run(name: str) -> Run:
 			split = "chosen" if str(record.get("split", "")).lower().startswith("chosen") else split
 			evaluations[split] = Evaluation(split, rows, baselines or None, record, arrays)
 	attributions = _read_attributions(name, attempt, problems)
-	steps = ("negatives", "fit", "evaluate", "predict", "attribute")
-	step_settings = {step: attempt(_read_json, f".{step}.json") for step in steps}
+	step_settings = {step: attempt(_read_json, f".{step}.json") for step in SHOWN_STEPS}
 	step_seconds = _read_seconds(name, attempt)
 	reads = attempt(_read_reads, ".signals.record.json") or []
 	background = attempt(_read_background, ".negatives.record.json")
+	findings = read_findings(name, {step: settings or {} for step, settings in step_settings.items()}, attempt)
 	if problems:
 		raise InputError(join_problems(problems))
 	if fit_record is None and log is None and not evaluations:
@@ -255,6 +270,7 @@ def read_run(name: str) -> Run:
 		reads=reads,
 		background=background,
 		accounting=_read_accounting(fit_record, evaluations),
+		findings=findings,
 	)
 	_check_groups(run)
 	return run
@@ -365,8 +381,7 @@ def _read_seconds(name: str, attempt: Callable[..., Any]) -> dict[str, float]:
 		record = attempt(_read_json, f".{step}.done.json") or {}
 		if step != "report" and isinstance(record.get("seconds"), int | float):
 			seconds[step] = float(record["seconds"])
-	order = ("peaks", "signals", "negatives", "fit", "evaluate", "predict", "attribute")
-	return dict(sorted(seconds.items(), key=lambda item: (order.index(item[0]) if item[0] in order else 99, item[0])))
+	return dict(sorted(seconds.items(), key=lambda item: (STEPS.index(item[0]) if item[0] in STEPS else 99, item[0])))
 
 
 def _glob_escape(text: str) -> str:
@@ -391,7 +406,8 @@ def _list_files(name: str) -> list[RunFile]:
 		known += [(path, content) for path in sorted(folder.glob("*.bw")) if (content := _group_track(path, stem))]
 		tables = sorted(folder.glob(f"{_glob_escape(stem)}.*.accounting.tsv"))
 		known += [(path, "where the loci went") for path in tables]
-	return [RunFile(path.name, content, path.stat().st_size) for path, content in known if path.is_file()]
+	there = ((path, content) for path, content in known if path.is_file())
+	return [RunFile(path.relative_to(folder).as_posix(), content, path.stat().st_size) for path, content in there]
 
 
 def _read_accounting(fit_record: dict[str, Any] | None, evaluations: dict[str, Evaluation]) -> dict[str, Accounting]:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,19 @@ import numpy as np
 from cherimoya.errors import InputError
 from cherimoya.groups import group_slices
 from cherimoya_cli.report import figures
-from cherimoya_cli.report.figures import Picture, unique_ids
+from cherimoya_cli.report.figures import Picture
 from cherimoya_cli.report.inputs import Accounting, Evaluation, Run
+from cherimoya_cli.report.pieces import (
+	absent_html,
+	counted,
+	duration,
+	grid_html,
+	note_html,
+	number,
+	size,
+	table_html,
+)
+from cherimoya_cli.report.sections import motif_sections, unit_of
 from cherimoya_cli.report.verdict import Verdict, judge, saved_epoch, two_decimals
 
 #: Groups that get figures of their own; the measures of all are in the table.
@@ -71,6 +82,7 @@ def build_page(run: Run, *, n_logos: int = 4) -> str:
 		("counts", "Observed and predicted counts", _counts(run)),
 		("profiles", "Profiles of three held-out loci", _profiles(run)),
 		("contributions", "Contributions of bases", _contributions(run, n_logos)),
+		*motif_sections(run),
 		("loci", "Where the reads and loci went", _loci(run)),
 		("training", "Training", _training(run)),
 		("settings", "Settings", _settings(run)),
@@ -118,77 +130,6 @@ def publish(path: str | Path, text: str) -> Path:
 	return path
 
 
-# ---------------------------------------------------------------------------------------------- small pieces
-
-
-def _figure(picture: Picture, key: str, *, css: str = "") -> str:
-	svg = unique_ids(picture.svg, key)
-	svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(picture.alt)}" class="figure"', 1)
-	caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
-	return f'<figure class="{css}">\n{svg}\n{caption}</figure>'
-
-
-def _grid(pictures: Sequence[Picture], key: str, css: str = "three") -> str:
-	inner = "\n".join(_figure(picture, f"{key}{i}") for i, picture in enumerate(pictures))
-	return f'<div class="grid {css}">\n{inner}\n</div>'
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, label: str, css: str = "") -> str:
-	"""A table that scrolls inside its own box; cells are HTML already."""
-	head = "".join(f'<th scope="col">{cell}</th>' for cell in header)
-	lines = []
-	for row in rows:
-		first, *rest = row
-		lines.append(f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>")
-	return (
-		f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">'
-		f'<table class="{css}"><thead><tr>{head}</tr></thead><tbody>\n' + "\n".join(lines) + "\n</tbody></table></div>"
-	)
-
-
-def _absent(text: str) -> str:
-	return f'<p class="absent">{escape(text)}</p>'
-
-
-def _note(text: str) -> str:
-	return f'<p class="note">{escape(text)}</p>'
-
-
-def number(value: float | None) -> str:
-	"""A measure with three decimals, or whole digits where it is large; a dash where there is none."""
-	if value is None or not math.isfinite(value):
-		return "–"
-	text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"
-	return text.replace("-", "−")
-
-
-def duration(seconds: float) -> str:
-	"""A length of time in its two largest units: ``3 min 12 s``."""
-	if seconds < 10:
-		return f"{seconds:.1f} s"
-	whole = round(seconds)
-	if whole < 60:
-		return f"{whole} s"
-	minutes, rest = divmod(whole, 60)
-	if minutes < 60:
-		return f"{minutes} min {rest} s"
-	return f"{minutes // 60} h {minutes % 60} min"
-
-
-def size(n: int) -> str:
-	"""A number of bytes in the unit that suits it."""
-	value, unit = float(n), "B"
-	for unit in ("B", "kB", "MB", "GB", "TB"):
-		if value < 1000 or unit == "TB":
-			break
-		value /= 1000
-	return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-
-
-def _counted(n: int, singular: str, plural: str | None = None) -> str:
-	return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
-
-
 # ---------------------------------------------------------------------------------------------- top of the page
 
 
@@ -200,7 +141,7 @@ def _header(run: Run) -> str:
 	groups = run.signal_groups
 	stranded = sum(g == 2 for g in groups)
 	if record.get("signal_groups"):
-		text = _counted(len(groups), "signal group")
+		text = counted(len(groups), "signal group")
 		facts.append(
 			f"{text}, {stranded} stranded"
 			if len(groups) > 1
@@ -209,9 +150,9 @@ def _header(run: Run) -> str:
 			else "unstranded signal"
 		)
 	if record.get("n_control_tracks"):
-		facts.append(_counted(int(record["n_control_tracks"]), "control track"))
+		facts.append(counted(int(record["n_control_tracks"]), "control track"))
 	if "training" in run.accounting:
-		facts.append(f"{_counted(run.accounting['training'].kept, 'training locus', 'training loci')}")
+		facts.append(f"{counted(run.accounting['training'].kept, 'training locus', 'training loci')}")
 	line = " · ".join(escape(fact) for fact in facts)
 	return (
 		f'<header class="top"><p class="kicker">Cherimoya report</p>\n<h1>{escape(run.title)}</h1>\n'
@@ -268,7 +209,7 @@ def _tiles(run: Run, verdict: Verdict) -> str:
 
 def _performance(run: Run) -> str:
 	if not run.evaluations:
-		return _absent("The model has not been evaluated: there is no performance table. Run evaluate to make one.")
+		return absent_html("The model has not been evaluated: there is no performance table. Run evaluate to make one.")
 	splits = [run.evaluations[key] for key in ("test", "validation", "chosen") if key in run.evaluations]
 	header = ["Measure"]
 	for evaluation in splits:
@@ -280,9 +221,9 @@ def _performance(run: Run) -> str:
 		name = run.group_names[group]
 		if len(splits[0].rows) > 1:
 			html.append(f"<h3>{escape(name)}</h3>")
-		html.append(_table(header, rows, label=f"Measures of {name}", css="numbers"))
+		html.append(table_html(header, rows, label=f"Measures of {name}", css="numbers"))
 	html.append(
-		_note(
+		note_html(
 			"The better of model and baseline is bold; ↑ higher is better, ↓ lower is better. Two baselines were "
 			"fitted on the training loci: for profiles, the mean training profile, the same at every locus; for "
 			"counts, a linear model of log(1 + reads) on the GC and CpG content of the sequence. Profile "
@@ -295,11 +236,11 @@ def _performance(run: Run) -> str:
 	missing = [evaluation.split for evaluation in splits if not evaluation.baselines]
 	if missing:
 		html.append(
-			_absent(f"No baselines were measured on the {' and '.join(missing)} split: evaluate ran without them.")
+			absent_html(f"No baselines were measured on the {' and '.join(missing)} split: evaluate ran without them.")
 		)
 	if "test" not in run.evaluations:
 		html.append(
-			_absent("There is no test split: the measures are those of the split on which the epoch was chosen.")
+			absent_html("There is no test split: the measures are those of the split on which the epoch was chosen.")
 		)
 	return "\n".join(html)
 
@@ -331,12 +272,12 @@ def _counts(run: Run) -> str:
 	evaluation = run.held_out
 	arrays = evaluation.arrays if evaluation else None
 	if evaluation is None or arrays is None or not {"observed_counts", "predicted_log_counts"} <= set(arrays):
-		return _absent("There are no values per held-out locus to draw: evaluate has not written them.")
+		return absent_html("There are no values per held-out locus to draw: evaluate has not written them.")
 	pictures, html = [], []
 	drawn = range(min(arrays["observed_counts"].shape[1], MAX_DRAWN_GROUPS))
 	for group in drawn:
 		pictures += _count_pictures(run, evaluation, arrays, group)
-	html.append(_grid(pictures, "c"))
+	html.append(grid_html(pictures, "c"))
 	background = (
 		" Grey points are background loci."
 		if "negative_observed_counts" in arrays
@@ -351,7 +292,7 @@ def _counts(run: Run) -> str:
 			" The histogram shows how well the shape of each profile is predicted, whatever its height; where "
 			"reads are few, no model can come close to 1."
 		)
-	html.append(_note(text))
+	html.append(note_html(text))
 	html += _left_out(run, arrays["observed_counts"].shape[1])
 	return "\n".join(html)
 
@@ -360,7 +301,7 @@ def _left_out(run: Run, n_groups: int) -> list[str]:
 	if n_groups <= MAX_DRAWN_GROUPS:
 		return []
 	return [
-		_note(
+		note_html(
 			f"The first {MAX_DRAWN_GROUPS} of {n_groups} groups are drawn; the measures of all of them are in the "
 			"table above."
 		)
@@ -424,7 +365,7 @@ def count_picture(
 	picture = figures.count_scatter(observed, predicted.astype(np.float64), negatives, limits, title=title, loci=loci)
 	constant = len(observed) < 2 or observed.std() < 1e-12 or predicted.std() < 1e-12
 	pearson = 0.0 if constant else float(np.corrcoef(observed, predicted)[0, 1])
-	text = f"Pearson {two_decimals(pearson)} over {_counted(len(observed), 'locus', 'loci')}."
+	text = f"Pearson {two_decimals(pearson)} over {counted(len(observed), 'locus', 'loci')}."
 	return picture._replace(caption=text, alt=f"{picture.alt} {text}")
 
 
@@ -436,7 +377,7 @@ def _profiles(run: Run) -> str:
 	arrays = evaluation.arrays if evaluation else None
 	needed = {"example_index", "example_observed", "example_predicted"}
 	if evaluation is None or arrays is None or not needed <= set(arrays) or not len(arrays["example_index"]):
-		return _absent("There are no example loci to draw: evaluate has not written any.")
+		return absent_html("There are no example loci to draw: evaluate has not written any.")
 	index = arrays["example_index"].astype(int)
 	labels = ("Best", "Median", "Worst") if len(index) == 3 else tuple(f"Locus {i + 1}" for i in range(len(index)))
 	slices = group_slices(run.signal_groups)
@@ -456,7 +397,7 @@ def _profiles(run: Run) -> str:
 			)
 		if len(slices) > 1:
 			html.append(f"<h3>{escape(run.group_names[group])}</h3>")
-		html.append(_grid(pictures, f"p{group}x"))
+		html.append(grid_html(pictures, f"p{group}x"))
 	text = (
 		f"The best, the median and the worst of the {evaluation.split} loci with at least the median number of "
 		"reads, by the Pearson correlation of their profiles: shallower loci look poor under any model. "
@@ -469,7 +410,7 @@ def _profiles(run: Run) -> str:
 			f"(Gaussian, σ = {some[1]:g} bp; {few[1]:g} bp below {few[0]:,} reads); the correlations are those of "
 			"the unsmoothed profiles."
 		)
-	html.append(_note(text))
+	html.append(note_html(text))
 	html += _left_out(run, len(slices))
 	return "\n".join(html)
 
@@ -496,18 +437,17 @@ def _place(arrays: dict[str, np.ndarray], i: int) -> str:
 def _contributions(run: Run, n_logos: int) -> str:
 	attributions = run.attributions
 	if attributions is None:
-		return _absent(
+		return absent_html(
 			"Contributions have not been computed: run attribute to see which bases the predictions rest on."
 		)
 	if not len(attributions.starts):
-		return _absent("Contributions were computed for no locus.")
+		return absent_html("Contributions were computed for no locus.")
 	contributions = attributions.contributions()  # (n, W)
 	kernel = min(50, contributions.shape[1])
 	sums = np.cumsum(np.pad(np.abs(contributions), ((0, 0), (1, 0))), axis=1)  # (n, W + 1)
 	strength = (sums[:, kernel:] - sums[:, :-kernel]).max(axis=1)  # (n, W + 1 - kernel) -> (n,)
 	output = attributions.settings.get("output", "counts")
 	profile = output == "profile"
-	unit = "Δ profile score" if profile else "Δ log count"
 	pictures = []
 	for i in pick_apart(strength, attributions.chroms, attributions.starts, contributions.shape[1], n_logos):
 		pictures.append(
@@ -517,19 +457,19 @@ def _contributions(run: Run, n_logos: int) -> str:
 				chrom=attributions.chroms[i],
 				start=int(attributions.starts[i]),
 				width=kernel,
-				unit=unit,
+				unit=unit_of(attributions),
 			)
 		)
 	what = "the shape of the predicted profile" if profile else "the predicted log count"
 	n = len(attributions.starts)
 	text = (
-		f"The {_counted(len(pictures), 'locus', 'loci')} with the strongest {kernel} bp of contributions among "
+		f"The {counted(len(pictures), 'locus', 'loci')} with the strongest {kernel} bp of contributions among "
 		f"the {n:,} that were computed. The strip shows the whole window, the letters its shaded part. A letter's "
 		f"height is the contribution of that base to {what}: how much higher the prediction is than the mean over "
 		"all four bases at that position; letters below the line lower it. Recurring words in tall letters are "
 		"what the model reads: look for the motifs of the factors you expect."
 	)
-	return _grid(pictures, "a", css="two wide") + "\n" + _note(text)
+	return grid_html(pictures, "a", css="two wide") + "\n" + note_html(text)
 
 
 def pick_apart(strength: np.ndarray, chroms: Sequence[str], starts: np.ndarray, width: int, n: int) -> list[int]:
@@ -558,7 +498,7 @@ def _reads(run: Run) -> list[str]:
 		lost = "; ".join(f"{reason} {n:,}" for reason, n in file.dropped.items()) or "none"
 		name = f"<code>{escape(file.name)}</code>" + (" (control)" if file.role == "control" else "")
 		rows.append([name, escape(file.unit), f"{file.given:,}", f"{file.used:,}", escape(lost)])
-	table = _table(["File", "Unit", "Given", "Used", "Dropped"], rows, label="Reads used", css="numbers reads")
+	table = table_html(["File", "Unit", "Given", "Used", "Dropped"], rows, label="Reads used", css="numbers reads")
 	return ["<h3>Reads</h3>", table, "<h3>Loci</h3>"]
 
 
@@ -571,13 +511,13 @@ def _background(run: Run) -> list[str]:
 		f"{found.found:,} of {found.requested:,} background loci were found, matched to the loci in GC content "
 		f"(Kolmogorov–Smirnov distance {found.ks:.2f}; 0 is a perfect match)."
 	)
-	return ["<h3>Background</h3>", _grid([picture._replace(caption=text)], "g")]
+	return ["<h3>Background</h3>", grid_html([picture._replace(caption=text)], "g")]
 
 
 def _accounting(run: Run) -> str:
 	accounting = {key: run.accounting[key] for key in SPLIT_NAMES if key in run.accounting}
 	if not accounting:
-		return _absent("There is no record of the loci: the run was not trained by this version's fit.")
+		return absent_html("There is no record of the loci: the run was not trained by this version's fit.")
 	reasons = list(dict.fromkeys(reason for split in accounting.values() for reason, n in split.dropped.items() if n))
 	header = ["Loci", *(SPLIT_NAMES[key] for key in accounting)]
 	rows = [["Given", *(f"{split.given:,}" for split in accounting.values())]]
@@ -585,9 +525,9 @@ def _accounting(run: Run) -> str:
 		cells = [f"−{split.dropped[reason]:,}" if split.dropped.get(reason) else "0" for split in accounting.values()]
 		rows.append([escape(reason[:1].upper() + reason[1:]), *cells])
 	rows.append(["<strong>Kept</strong>", *(f"<strong>{split.kept:,}</strong>" for split in accounting.values())])
-	note = _note("Every locus given is either kept or counted under one reason, split by split.")
-	absent = [] if "test" in run.evaluations or "test" in accounting else [_absent("There was no test split.")]
-	table = _table(header, rows, label="Where the loci went", css="numbers")
+	note = note_html("Every locus given is either kept or counted under one reason, split by split.")
+	absent = [] if "test" in run.evaluations or "test" in accounting else [absent_html("There was no test split.")]
+	table = table_html(header, rows, label="Where the loci went", css="numbers")
 	return "\n".join([_bar(run), table, note, *_by_file(accounting), *absent])
 
 
@@ -604,7 +544,7 @@ def _by_file(accounting: dict[str, Accounting]) -> list[str]:
 	header = ["Split", "File", "Given", "Kept", "Dropped"]
 	return [
 		"<h4>File by file</h4>",
-		_table(header, rows, label="Where the loci of each file went", css="numbers reads"),
+		table_html(header, rows, label="Where the loci of each file went", css="numbers reads"),
 	]
 
 
@@ -649,7 +589,7 @@ def _training(run: Run) -> str:
 	html = []
 	facts = []
 	if isinstance(record.get("epochs"), int):
-		facts.append(_counted(record["epochs"], "epoch"))
+		facts.append(counted(record["epochs"], "epoch"))
 	if isinstance(record.get("seconds"), int | float):
 		facts.append(f"in {duration(record['seconds'])}")
 	if isinstance(record.get("seconds_per_epoch"), int | float):
@@ -662,7 +602,7 @@ def _training(run: Run) -> str:
 		html.append(f"<p>{escape(' '.join(facts))}.</p>")
 	log = run.log
 	if log is None or "Epoch" not in log or not len(log["Epoch"]):
-		html.append(_absent("There is no training log to draw."))
+		html.append(absent_html("There is no training log to draw."))
 	else:
 		saved = saved_epoch(log)
 		pictures = []
@@ -673,9 +613,9 @@ def _training(run: Run) -> str:
 			training = log.get(f"Training {column}") if both else None
 			picture = figures.training_curve(log["Epoch"], training, validation, title=title, unit=unit, saved=saved)
 			pictures.append(picture)
-		html.append(_grid(pictures, "t", css="four"))
+		html.append(grid_html(pictures, "t", css="four"))
 		html.append(
-			_note(
+			note_html(
 				"Solid: validation loci, measured with the averaged weights that are saved. Dashed: training "
 				"loci, mean over the epoch. The dot marks the epoch whose weights became the model."
 			)
@@ -684,7 +624,7 @@ def _training(run: Run) -> str:
 		rows = [[escape(step), duration(seconds)] for step, seconds in run.step_seconds.items()]
 		html += [
 			"<h3>Time of each step</h3>",
-			_table(["Step", "Time"], rows, label="Time of each step", css="numbers narrow"),
+			table_html(["Step", "Time"], rows, label="Time of each step", css="numbers narrow"),
 		]
 	return "\n".join(html)
 
@@ -715,6 +655,12 @@ def _settings(run: Run) -> str:
 		"evaluate": "Evaluation",
 		"predict": "Prediction",
 		"attribute": "Contributions",
+		"seqlets": "Seqlets",
+		"annotation": "Nearest known motifs",
+		"motifs": "TF-MoDISco",
+		"modisco_report": "Report of TF-MoDISco",
+		"marginalize": "Marginalization",
+		"variants": "Variants",
 	}
 	for step, title in titles.items():
 		settings = run.step_settings.get(step, {})
@@ -722,8 +668,8 @@ def _settings(run: Run) -> str:
 		if own:
 			html += [f"<h3>{escape(title)}</h3>", _pairs(own)]
 	if not html:
-		return _absent("No settings were recorded.")
-	return "\n".join([*html, _note("Later steps list only what differs from training.")])
+		return absent_html("No settings were recorded.")
+	return "\n".join([*html, note_html("Later steps list only what differs from training.")])
 
 
 def _versions(run: Run) -> dict[str, str]:
@@ -742,9 +688,9 @@ def _provenance(run: Run) -> str:
 	versions = _versions(run)
 	if versions:
 		rows = [[escape(key), f"<code>{escape(value)}</code>"] for key, value in versions.items()]
-		html.append(_table(["Software", "Version"], rows, label="Versions", css="settings narrow"))
+		html.append(table_html(["Software", "Version"], rows, label="Versions", css="settings narrow"))
 	else:
-		html.append(_absent("No versions were recorded."))
+		html.append(absent_html("No versions were recorded."))
 	models = {}
 	for evaluation in run.evaluations.values():
 		digest = _digest(evaluation.record)
@@ -758,7 +704,7 @@ def _provenance(run: Run) -> str:
 	if run.files:
 		rows = [[f"<code>{escape(file.name)}</code>", escape(file.content), size(file.size)] for file in run.files]
 		html.append("<h3>Files of the run</h3>")
-		html.append(_table(["File", "Content", "Size"], rows, label="Files of the run", css="files"))
+		html.append(table_html(["File", "Content", "Size"], rows, label="Files of the run", css="files"))
 	return "\n".join(html)
 
 

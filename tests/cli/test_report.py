@@ -17,7 +17,8 @@ from cherimoya.errors import InputError, MissingExtraError
 from cherimoya_cli.report import write_report
 from cherimoya_cli.report.__main__ import main
 from cherimoya_cli.report.inputs import NOT_SELECTED, Accounting, Evaluation, Run, read_run
-from cherimoya_cli.report.page import duration, number, pick_apart, size, smoothing
+from cherimoya_cli.report.page import pick_apart, smoothing
+from cherimoya_cli.report.pieces import duration, number, size
 from cherimoya_cli.report.verdict import Comparison, compare, judge, two_decimals
 
 LOG_COLUMNS = (
@@ -238,6 +239,79 @@ def make_run(
 		Path(f"{prefix}.negatives.record.json").write_text(json.dumps(search))
 		Path(f"{prefix}.fit.done.json").write_text(json.dumps({"seconds": 190.2, "fingerprint": "00"}))
 	return prefix
+
+
+MOTIF = "TGACTCATGC"
+PATTERNS = {"pos_patterns": [412, 96], "neg_patterns": [31]}
+
+
+def write_patterns(path: Path) -> None:
+	"""A file such as TF-MoDISco leaves: an informative core in each pattern, and flanks without."""
+	h5py = pytest.importorskip("h5py")
+	rng = np.random.default_rng(4)
+	with h5py.File(path, "w") as file:
+		file.attrs["window_size"] = 20
+		for group, sizes in PATTERNS.items():
+			for i, n in enumerate(sizes):
+				bases = rng.permutation(list(MOTIF))
+				ppm = np.full((30, 4), 0.25)
+				ppm[10:20] = 0.04 + 0.84 * (np.array(list("ACGT")) == bases[:, None])
+				sign = 1 if group.startswith("pos") else -1
+				cwm = rng.normal(0, 0.0005, (30, 4))
+				cwm[10:20] += sign * 0.05 * (ppm[10:20] - 0.2)
+				place = file.create_group(f"{group}/pattern_{i}")
+				place["contrib_scores"], place["sequence"] = cwm, ppm
+				place["seqlets/n_seqlets"] = np.array([n])
+
+
+def write_findings(prefix: str, *, groups: int = 1, patterns: bool = True) -> None:
+	"""What the steps after attribution leave."""
+	rows = ["#chrom\tstart\tend\tattribution\tp-value\tstrand\tmotif\tmotif_p-value"]
+	for i in range(40):  # on the motifs of `write_attributions`
+		start = 1000 + i * 700 + 120 + 3 * i
+		value, motif = (0.9 - i / 100, "MA1 AP-1") if i % 4 else (-0.5, "MA2 <other>")
+		rows.append(f"chr{1 + i % 3}\t{start}\t{start + 9}\t{value:.4f}\t0.0001\t+\t{motif}\t2.5e-06")
+	Path(f"{prefix}.seqlets_annotated.bed").write_text("\n".join(rows) + "\n")
+	counts = "motif\tseqlets\tpositive\tnegative\nMA1 AP-1\t30\t30\t0\nMA2 <other>\t10\t0\t10\n"
+	Path(f"{prefix}.motif_seqlet_count.tsv").write_text(counts)
+	if patterns:
+		write_patterns(Path(f"{prefix}_modisco_results.h5"))
+	folder = Path(f"{prefix}_modisco")
+	folder.mkdir()
+	(folder / "motifs.html").write_text("a page")
+	header = "pattern\tsign\tseqlets\tconsensus\tmotif_1\tp_value_1\tq_value_1"
+	(folder / "motifs.tsv").write_text(f"{header}\npos_patterns.pattern_0\tpositive\t412\tTGA\tMA1 AP-1\t1e-9\t2e-08\n")
+	folder = Path(f"{prefix}_marginalize")
+	folder.mkdir()
+	(folder / "index.html").write_text("a page")
+	keys = (
+		"group",
+		"rank",
+		"motif",
+		"name",
+		"inserted",
+		"log2fc_counts",
+		"log2fc_counts_se",
+		"same_sign",
+		"jsd_profile",
+	)
+	rows = ["\t".join(keys)]
+	for group in range(groups):
+		for i in range(12):
+			rows.append(f"{group}\t{i + 1}\tMA{i}\tF{i}\t{MOTIF}\t{1.5 - i / 10:.3f}\t0.021\t0.98\t0.0432")
+	(folder / "marginalize.tsv").write_text("\n".join(rows) + "\n")
+	scores = [
+		f"{key}.{g}" if groups > 1 else key
+		for g in range(groups)
+		for key in ("log2fc_counts", "jsd_profile", "l1_profile")
+	]
+	rows = ["\t".join(["chrom", "pos", "id", "ref", "alt", "status", *scores])]
+	for i in range(30):
+		values = [f"{(-1) ** i * i / 20 + g:.4f}\t0.01\t0.1" for g in range(groups)]
+		rows.append(f"chr1\t{1000 + i}\trs{i}\tA\tC\tscored\t" + "\t".join(values))
+	blank = "\t" * len(scores)
+	rows += [f"chr9\t5\t.\tA\tC\tchromosome not in FASTA{blank}", f"chr1\t5\t.\tA\tC\treference mismatch{blank}"]
+	Path(f"{prefix}.variants.tsv").write_text("\n".join(rows) + "\n")
 
 
 # ------------------------------------------------------------------------------------------ the verdict
@@ -605,6 +679,156 @@ def test_page_of_many_loci_stays_small(tmp_path):
 def test_bar_adds_up_to_the_loci_given(full_page):
 	bar = full_page[1].split('class="bar"')[1].split("</div>")[0]
 	assert sum(int(n) for n in re.findall(r"flex-grow:(\d+)", bar)) == 5600
+
+
+# ------------------------------------------------------------------------------------------ motifs and variants
+
+FOUND = ("seqlets", "motifs", "marginalization", "variants")
+
+
+@pytest.fixture(scope="module")
+def found_page(tmp_path_factory) -> tuple[str, str]:
+	"""A report of a run that found motifs and scored variants: its prefix and the text of the page."""
+	folder = tmp_path_factory.mktemp("found")
+	prefix = make_run(folder, "multi", groups=(1, 2), n=60, log=False)
+	write_findings(prefix, groups=2)
+	database = "MEME version 4\n\nALPHABET= ACGT\n\n"
+	for i in range(2):
+		rows = [" ".join("0.91" if base == letter else "0.03" for base in "ACGT") for letter in MOTIF]
+		database += (
+			f"MOTIF MA{i} F{i}\nletter-probability matrix: alength= 4 w= {len(MOTIF)}\n" + "\n".join(rows) + "\n\n"
+		)
+	(folder / "m.meme").write_text(database)
+	Path(f"{prefix}.marginalize.json").write_text(json.dumps({"motifs": str(folder / "m.meme"), "n_loci": 100}))
+	return prefix, write_report(prefix).read_text(encoding="utf-8")
+
+
+def section_of(text: str, key: str) -> str:
+	return text.partition(f'<section id="{key}"')[2].partition("</section>")[0]
+
+
+def test_what_was_found_has_sections_of_its_own(found_page):
+	pytest.importorskip("memelite")
+	text = found_page[1]
+	page = Page(text)
+	at = SECTIONS.index("contributions") + 1
+	assert [attrs["id"] for tag, attrs in page.tags if tag == "section"] == [*SECTIONS[:at], *FOUND, *SECTIONS[at:]]
+	ids = page.values("id")
+	assert page.open == [] and len(ids) == len(set(ids))
+	assert {key: section_of(text, key).count("<figure") for key in FOUND} == {
+		"seqlets": 4,
+		"motifs": 3,
+		"marginalization": 2 * 2,  # two groups, and two motifs of the database
+		"variants": 0,
+	}
+	assert "n_loci" in section_of(text, "settings") and "multi_modisco/motifs.tsv" in section_of(text, "files")
+
+
+@pytest.mark.parametrize(
+	("key", "words"),
+	[
+		(
+			"seqlets",
+			[
+				"40 seqlets",
+				"30 raise the prediction, 10 lower it",
+				"Most like MA1 AP-1 (p 2.5e−06)",
+				"MA2 &lt;other&gt;",
+			],
+		),
+		(
+			"motifs",
+			["3 patterns: 2 whose bases raise", "412 seqlets, raises the prediction. Nearest: MA1 AP-1 (q 2.0e−08)."],
+		),
+		("marginalization", ["Each of 12 known motifs", "+1.500", "98%", "MA9 F9", "group 1", "group 2"]),
+		("variants", ["30 of 32 alleles scored", "chr1:1,028 rs28", "+2.400", "group 2", "Reference mismatch"]),
+	],
+)
+def test_what_was_found_is_told(found_page, key, words):
+	html = section_of(found_page[1], key)
+	assert [word for word in words if word not in html] == []
+
+
+def test_pages_of_steps_are_linked_and_not_loaded(found_page):
+	page = Page(found_page[1])
+	links = [attrs["href"] for tag, attrs in page.tags if tag == "a" and not attrs["href"].startswith("#")]
+	assert links == ["multi_modisco/motifs.html", "multi_marginalize/index.html"]
+	folder = Path(found_page[0]).parent
+	assert all((folder / link).is_file() for link in links)
+
+
+def test_the_strongest_rows_are_shown(found_page):
+	strongest = re.findall(r"chr1:(1,0\d\d) rs", section_of(found_page[1], "variants"))
+	values = {i: max(abs((-1) ** i * i / 20 + g) for g in range(2)) for i in range(30)}
+	assert strongest == [f"{1000 + i:,}" for i in sorted(values, key=values.get, reverse=True)[:10]]
+	places = re.findall(r"seqlet (chr\d):([\d,]+)–", section_of(found_page[1], "seqlets"))
+	assert len(set(places)) == 4
+
+
+def test_patterns_without_the_package_that_reads_them(tmp_path, monkeypatch):
+	prefix = make_run(tmp_path, log=False, attributions=False, n=40)
+	write_findings(prefix)
+	monkeypatch.setitem(sys.modules, "h5py", None)
+	text = section_of(write_report(prefix).read_text(encoding="utf-8"), "motifs")
+	assert 'class="absent"' in text and "pip install &#x27;cherimoya[motifs]&#x27;" in text and "motifs.html" in text
+
+
+@pytest.mark.parametrize(
+	("spoil", "expected"),
+	[
+		pytest.param(lambda p: Path(f"{p}_modisco_results.h5").write_text("x"), "_modisco_results.h5", id="patterns"),
+		pytest.param(lambda p: Path(f"{p}.variants.tsv").write_text("a\tb\n1\n"), ".variants.tsv", id="variants"),
+		pytest.param(
+			lambda p: Path(f"{p}_marginalize/marginalize.tsv").write_text("group\trank\n0\t1\n"),
+			"marginalize.tsv",
+			id="effects",
+		),
+		pytest.param(lambda p: Path(f"{p}.motif_seqlet_count.tsv").write_text("motif\nx\n"), "count.tsv", id="counts"),
+	],
+)
+def test_broken_findings_are_named(tmp_path, spoil, expected):
+	prefix = make_run(tmp_path, log=False, attributions=False, n=40)
+	write_findings(prefix)
+	spoil(prefix)
+	with pytest.raises(InputError, match=re.escape(expected)):
+		write_report(prefix)
+
+
+def test_steps_that_found_nothing_say_so(tmp_path):
+	h5py = pytest.importorskip("h5py")
+	prefix = make_run(tmp_path, log=False, attributions=False, n=40)
+	Path(f"{prefix}.seqlets.bed").write_text("#chrom\tstart\tend\tattribution\tp-value\n")
+	with h5py.File(f"{prefix}_modisco_results.h5", "w") as file:
+		file.attrs["window_size"] = 20
+	Path(f"{prefix}.variants.tsv").write_text(
+		"chrom\tpos\tid\tref\talt\tstatus\tlog2fc_counts\njunk\t1\t.\tA\tC\toff the edge\t\n"
+	)
+	text = write_report(prefix).read_text(encoding="utf-8")
+	assert "no seqlet was found" in text and "TF-MoDISco found no pattern" in text and "0 of 1 allele scored" in text
+	assert 'id="marginalization"' not in text
+
+
+def test_letters_of_a_matrix_are_stacked_by_height():
+	matplotlib = pytest.importorskip("matplotlib")
+	from cherimoya_cli.report import figures
+
+	drawn = []
+	matrix = np.array([[0.5, 0.1, -0.2, 0.0], [0.0, 0.0, 0.3, -0.4]])
+
+	def record(ax, one_hot, heights, *, bottoms, **_):
+		for i in range(len(heights)):
+			if heights[i]:
+				drawn.append((i, "ACGT"[int(one_hot[:, i].argmax())], round(heights[i], 6), round(bottoms[i], 6)))
+
+	assert matplotlib
+	original, figures.draw_logo = figures.draw_logo, record
+	try:
+		figures.matrix_logo(matrix, alt="a", caption="c", unit="u")
+	finally:
+		figures.draw_logo = original
+	assert sorted(drawn) == sorted(
+		[(0, "C", 0.1, 0.0), (0, "A", 0.5, 0.1), (0, "G", -0.2, 0.0), (1, "G", 0.3, 0.0), (1, "T", -0.4, 0.0)]
+	)
 
 
 # ------------------------------------------------------------------------------------------ figures
