@@ -180,8 +180,8 @@ class VariantFile:
 			return _EMPTY
 		name = fields[self._name] if self._name is not None and self._name < len(fields) else "."
 		ref = ref.upper()
-		# The case of a symbolic allele matters, that of bases does not.
-		split = [alt if alt.startswith("<") else alt.upper() for alt in alts.split(",")]
+		# The case of symbolic alleles, and of the names in breakends, matters; that of bases does not.
+		split = [alt if any(sign in alt for sign in "<[]") else alt.upper() for alt in alts.split(",")]
 		return Record(number, fields, [Allele(chrom, int(position), name or ".", ref, alt or ".") for alt in split])
 
 	def _lines(self) -> Iterator[tuple[int, str]]:

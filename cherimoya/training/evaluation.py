@@ -13,6 +13,7 @@ from torch import nn
 
 from cherimoya.errors import InputError, join_problems
 from cherimoya.groups import reverse_complement_order
+from cherimoya.interpret._batches import in_batches
 from cherimoya.io._files import replacing
 from cherimoya.performance import COUNT_MEASURES, PROFILE_MEASURES, auprc, auroc, calculate_performance_measures
 
@@ -263,7 +264,7 @@ def evaluate(
 	negatives: the same, or None
 		Background loci.
 	batch_size: int, loci
-		Default 64.
+		Default 64. A batch that does not fit in memory is halved.
 	device: torch.device or str
 		Default "cpu".
 	dtype: str
@@ -282,7 +283,7 @@ def evaluate(
 	Raises
 	------
 	InputError
-		The data do not fit the model, or there are no loci.
+		The data do not fit the model, there are no loci, or a single one does not fit in memory.
 	"""
 	device = torch.device(device)
 	examples = Examples.of(windows)
@@ -293,12 +294,11 @@ def evaluate(
 
 	profile: dict[str, list[torch.Tensor]] = {name: [] for name in PROFILE_MEASURES}
 	observed, predicted = [], []
-	for X, X_ctl, y in examples.batches(batch_size, device):
-		logits, log_counts = forward(X, X_ctl)
-		for name, values in profile_measures(logits, y, model.signal_groups).items():
+	for measures, batch_counts, batch_log_counts in forward.over(examples, batch_size, profiles=True):
+		for name, values in measures.items():
 			profile[name].append(values)
-		observed.append(group_counts(y, model.signal_groups).cpu())
-		predicted.append(log_counts.cpu())
+		observed.append(batch_counts)
+		predicted.append(batch_log_counts)
 	per_locus = {name: torch.cat(parts) for name, parts in profile.items()}  # (n, T) each
 	counts, log_counts = torch.cat(observed), torch.cat(predicted)  # (n, G)
 	away, away_log = _background_counts(forward, background, batch_size)
@@ -341,6 +341,24 @@ class _Forward:
 		other = other[:, reverse_complement_order(self.model.signal_groups)].flip(-1)
 		return (logits + other) / 2, (log_counts + other_counts) / 2
 
+	def over(
+		self, examples: Examples, batch_size: int, *, profiles: bool
+	) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]]:
+		"""For each batch the profile measures if wanted, (n, T) each, and counts and log counts (n, G), on the CPU.
+
+		A batch that does not fit in memory is halved, as are later ones.
+		"""
+		groups = self.model.signal_groups
+
+		def compute(rows: slice) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+			X, X_ctl, y = examples.take(rows, self.device)
+			logits, log_counts = self(X, X_ctl)
+			measures = profile_measures(logits, y, groups) if profiles else {}
+			return measures, group_counts(y, groups).cpu(), log_counts.cpu()
+
+		for _, found in in_batches(len(examples), batch_size, compute, device=self.device, what="locus"):
+			yield found
+
 	def _once(self, X: torch.Tensor, X_ctl: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
 		"""One forward pass."""
 		half = self.dtype != "float32"
@@ -381,9 +399,9 @@ def _background_counts(
 	if background is None or len(background) == 0:
 		return None, None
 	observed, predicted = [], []
-	for X, X_ctl, y in background.batches(batch_size, forward.device):
-		predicted.append(forward(X, X_ctl)[1].cpu())
-		observed.append(group_counts(y, forward.model.signal_groups).cpu())
+	for _, counts, log_counts in forward.over(background, batch_size, profiles=False):
+		observed.append(counts)
+		predicted.append(log_counts)
 	return torch.cat(observed), torch.cat(predicted)
 
 

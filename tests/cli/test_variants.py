@@ -3,6 +3,11 @@
 import gzip
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -290,3 +295,159 @@ def test_the_input_is_never_overwritten(world, capsys):
 	assert run(vcf_filename="in.vcf") == 2
 	assert "in.vcf is the file of variants itself" in capsys.readouterr().err
 	assert Path("in.vcf").read_bytes() == before
+
+
+# What can be scored, and what cannot, at the limits.
+
+MIDDLE = IN // 2
+
+
+def line_of(sequence: str, position: int, length: int, alts: str) -> list[str]:
+	"""A variant of chr2 that replaces `length` bases; ``{other}`` is another base, ``{first}`` the first one."""
+	ref = sequence[position - 1 : position - 1 + length]
+	return ["chr2", str(position), ".", ref, alts.format(other=OTHER[ref[0]], first=ref[0])]
+
+
+LIMITS = {
+	"first SNV whose window fits": ((MIDDLE + 1, 1, "{other}"), [SCORED]),
+	"SNV a base before it": ((MIDDLE, 1, "{other}"), ["off the edge"]),
+	"last SNV whose window fits": ((300 - MIDDLE, 1, "{other}"), [SCORED]),
+	"SNV a base after it": ((300 - MIDDLE + 1, 1, "{other}"), ["off the edge"]),
+	"first insertion": ((MIDDLE + 1, 1, "{first}ACGT"), [SCORED]),
+	"insertion before it": ((MIDDLE, 1, "{first}ACGT"), ["off the edge"]),
+	"last insertion": ((300 - MIDDLE, 1, "{first}ACGT"), [SCORED]),
+	"insertion after it": ((300 - MIDDLE + 1, 1, "{first}ACGT"), ["off the edge"]),
+	# A deletion pulls in bases from beyond the reference window, more of them the longer it is.
+	"first deletion": ((MIDDLE + 1, 9, "{first}"), [SCORED]),
+	"deletion before it": ((MIDDLE, 9, "{first}"), ["off the edge"]),
+	"last deletion": ((300 - MIDDLE - 8, 9, "{first}"), [SCORED]),
+	"deletion after it": ((300 - MIDDLE - 7, 9, "{first}"), ["off the edge"]),
+	"longest allele": ((150, (IN - 2 * TRIMMING) // 2, "{first}"), [SCORED]),
+	"longer than that": ((150, (IN - 2 * TRIMMING) // 2 + 1, "{first}"), ["allele too long"]),
+	"several alleles, of which some can be scored": (
+		(150, 2, "{other},{first}N,{first}GTT,*,<DEL>,{first}]chr1:9]"),
+		[SCORED, "letters other than ACGT", SCORED, "symbolic allele", "symbolic allele", "breakend"],
+	),
+	"no alternate allele": ((150, 1, "."), ["no alternate allele"]),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits(world, name, capsys):
+	"""Each limit on either side, beside a variant that can be scored; all are in the table and in the account."""
+	what, expected = LIMITS[name]
+	lines = [line_of(world.sequences["chr2"], *what), line_of(world.sequences["chr2"], 150, 1, "{other}")]
+	header = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+	Path("in.vcf").write_text(header + "".join("\t".join([*line, ".", ".", "."]) + "\n" for line in lines))
+	assert run() == 0
+	out, rows = capsys.readouterr().out, table()
+	assert [row["status"] for row in rows] == [*expected, SCORED]
+	assert [row["alt"] for row in rows] == [*lines[0][4].split(","), lines[1][4]]
+	for row in rows:
+		assert all(bool(row[score]) == (row["status"] == SCORED) for score in SCORES)
+		if row["status"] == SCORED:
+			assert all(math.isfinite(float(row[score])) for score in SCORES)
+	account = dict(text.split("\t")[2:] for text in Path("out.variants.accounting.tsv").read_text().splitlines())
+	for status in set(expected) - {SCORED}:
+		assert int(account[status]) == expected.count(status)
+		assert f"dropped: {status}" in out
+	assert int(account["given"]) == len(rows) and int(account["kept"]) == 1 + expected.count(SCORED)
+
+
+@pytest.mark.parametrize(
+	("fields", "status"),
+	[
+		(["chr2", "150", "N", "A"], "letters other than ACGT"),
+		(["chr2", "150", "{ref}", "N"], "letters other than ACGT"),
+		(["chr2", "150", "{lower}", "{other}"], SCORED),
+		(["chr2", "150", "{other}", "{third}"], "reference mismatch"),
+		(["chr2", "150", "{other}", "{ref}"], "reference and alternate swapped"),
+		(["chr7", "150", "A", "C"], "chromosome not in FASTA"),
+		(["chr2", "301", "A", "C"], "off the edge"),
+	],
+	ids=["N in ref", "N in alt", "small letters", "mismatch", "swapped", "unknown contig", "beyond the end"],
+)
+def test_references(world, fields, status):
+	base = world.sequences["chr2"][149]
+	third = OTHER[OTHER[base]]
+	texts = [text.format(ref=base, lower=base.lower(), other=OTHER[base], third=third) for text in fields]
+	other = line_of(world.sequences["chr2"], 150, 1, "{other}")
+	lines = ["chrom\tpos\tref\talt", "\t".join(texts), "\t".join([*other[:2], *other[3:]])]
+	Path("in.vcf").write_text("\n".join(lines) + "\n")
+	assert run() == 0
+	assert [row["status"] for row in table()] == [status, SCORED]
+
+
+def test_messages_are_about_alleles(world, capsys):
+	write_many(world, 700)
+	assert run(flags=["--shard", "2/2"]) == 0
+	assert "Shard 2/2: 444 of 700 alleles are done" in capsys.readouterr().out
+	assert run(flags=["--merge"]) == 3
+	assert "1/2 (0 of 256 alleles are done)" in capsys.readouterr().err
+	assert run(flags=["--shard", "3/3"]) == 0
+	capsys.readouterr()
+	assert run(flags=["--merge"]) == 3
+	err = capsys.readouterr().err
+	assert "alleles 1 to 256 of 700 are not done" in err and "loci" not in err
+
+
+@pytest.mark.slow
+def test_ten_thousand_variants_in_any_way(world):
+	"""In one run, as seven shards, and killed twice and gone on with: the same bytes."""
+	rng = np.random.default_rng(9)
+	lines = ["chrom\tpos\tref\talt"]
+	for _ in range(10_000):
+		chrom = str(rng.choice(["chr1", "chr2"]))
+		position, length = int(rng.integers(1, len(world.sequences[chrom]) - 4)), int(rng.integers(1, 5))
+		ref = world.sequences[chrom][position - 1 : position - 1 + length]
+		alt = "".join(rng.choice(list("ACGTN"), int(rng.integers(1, 6)), p=[0.24] * 4 + [0.04]))
+		lines.append(f"{chrom}\t{position}\t{ref}\t{alt}")
+	Path("in.vcf").write_text("\n".join(lines) + "\n")
+	settings = {
+		"models": ["fold0.torch", "fold1.torch"],
+		"n_background": 20,
+		"random_state": 1,
+		"vcf_filename": "out.vcf",
+	}
+	outputs = ("out.variants.tsv", "out.vcf", "out.variants.accounting.tsv")
+	before = torch.get_num_threads()
+	torch.set_num_threads(1)
+	try:
+		assert run(**settings) == 0
+		whole = {name: Path(name).read_bytes() for name in outputs}
+		rows = table()
+		assert len(rows) == 10_000
+		assert len({row["status"] for row in rows}) == 4 and sum(row["status"] == SCORED for row in rows) > 5_000
+		for name in outputs:
+			Path(name).unlink()
+		for shard in (3, 7, 1, 2, 6, 5, 4):
+			assert run(**settings, flags=["--shard", f"{shard}/7"]) == 0
+		assert run(**settings, flags=["--merge"]) == 0
+		assert {name: Path(name).read_bytes() for name in outputs} == whole
+		for name in outputs:
+			Path(name).unlink()
+		for n_chunks in (3, 9):
+			kill_after(n_chunks)
+			assert not any(Path(name).exists() for name in outputs)
+			assert n_chunks <= len(list(Path("out.variants.parts").glob("*.npz"))) < 40
+		assert run(**settings, chunk_size=256) == 0
+		assert {name: Path(name).read_bytes() for name in outputs} == whole
+	finally:
+		torch.set_num_threads(before)
+
+
+def kill_after(n_chunks: int) -> None:
+	"""Run the command of settings.json as a process of its own, and kill it once so many chunks are there."""
+	settings = json.loads(Path("settings.json").read_text())
+	Path("killed.json").write_text(json.dumps({**settings, "chunk_size": 256}))
+	environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+	process = subprocess.Popen(
+		[sys.executable, "-m", "cherimoya_cli", "variants", "-p", "killed.json"], env=environment
+	)
+	try:
+		while process.poll() is None and len(list(Path("out.variants.parts").glob("*.npz"))) < n_chunks:
+			time.sleep(0.002)
+	finally:
+		process.kill()
+		process.wait()
+	assert process.returncode == -signal.SIGKILL

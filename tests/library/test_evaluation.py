@@ -275,3 +275,25 @@ def test_performance_is_written_as_a_table(tmp_path):
 	write_performance(tmp_path / "x.tsv", rows)
 	assert (tmp_path / "x.tsv").read_text() == "a\tb\n1\tnan\n0.333333\t12345.7\n"
 	assert [path.name for path in tmp_path.iterdir()] == ["x.tsv"]
+
+
+def test_batches_that_do_not_fit_are_halved():
+	"""In evaluation as in prediction: the measures are those of smaller batches."""
+	(X, _, y), (X_neg, _, y_neg) = _data(n=20), _data(n=9, seed=1)
+	expected = evaluate(_model(signal_groups=[1, 2]), (X, y), (X_neg, y_neg), batch_size=3)
+	model, sizes = _model(signal_groups=[1, 2]), []
+
+	def check(_, inputs):
+		sizes.append(len(inputs[0]))
+		if sizes[-1] > most:
+			raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+	model.register_forward_pre_hook(check)
+	most = 3
+	found = evaluate(model, (X, y), (X_neg, y_neg), batch_size=13)
+	assert sizes == [13, 6, *[3] * 6, 2, *(9, 4, 2, 2, 2, 2, 1), 3]  # peaks, negatives, and the examples
+	for row, other in zip(found.rows, expected.rows, strict=True):
+		assert row == pytest.approx(other, rel=1e-5)
+	most = 0
+	with pytest.raises(InputError, match="locus 0 alone does not fit in the memory of cpu"):
+		evaluate(model, (X, y), batch_size=4)
