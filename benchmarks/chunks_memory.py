@@ -1,8 +1,9 @@
 """How much memory ``predict`` and ``attribute`` take for few and for many loci, and what an interruption costs.
 
 Writes a synthetic experiment (``make_genome.py``) and a very small model, so that what is measured is the handling of
-the results and not the model. Runs both commands on a part of the loci and on all of them; then ``predict`` on all of
-them again, killed (SIGKILL) once half of its chunks are there, and started again. Memory is what processes have for
+the results and not the model. Runs both commands on a part of the loci and on all of them; ``predict`` over a part of
+the genome, in tiles, and over four times as much; then ``predict`` on all loci again, killed (SIGKILL) once half of its
+chunks are there, and started again. Memory is what processes have for
 themselves (RssAnon, the command and those it starts added up, every 20 ms); files that are mapped into memory are not
 in it, since the system takes that memory back whenever it is needed::
 
@@ -93,7 +94,26 @@ def measure(folder: Path, loci: list[int], megabases: float) -> dict[str, Any]:
 				path.stat().st_size for path in folder.glob(f"{command}_{n}.*") if path.suffix in (".npz", ".bw")
 			)
 			runs.append({"command": command, "loci": n, **found, "result_bytes": results})
-	return {"runs": runs, "killed": kill_and_go_on(folder, settings_of_last(common, folder, loci[-1]), runs)}
+	regions = [predict_region(common, folder, name, size // part) for name, size in longest(paths) for part in (4, 1)]
+	return {
+		"runs": runs,
+		"regions": regions,
+		"killed": kill_and_go_on(folder, settings_of_last(common, folder, loci[-1]), runs),
+	}
+
+
+def longest(paths: dict[str, str]) -> list[tuple[str, int]]:
+	"""The name and the size of the longest chromosome."""
+	lines = (line.split("\t") for line in Path(f"{paths['genome']}.fai").read_text().splitlines())
+	return [max(((name, int(size)) for name, size, *_ in lines), key=lambda chrom: chrom[1])]
+
+
+def predict_region(common: dict[str, Any], folder: Path, chrom: str, size: int) -> dict[str, Any]:
+	"""Predict the beginning of a chromosome in tiles."""
+	name = folder / f"region_{size}"
+	found = run("predict", {**common, "name": str(name), "regions": [f"{chrom}:0-{size}"]})
+	n_tiles = len(Path(f"{name}.predictions.tsv").read_text().splitlines()) - 1
+	return {"bases": size, "tiles": n_tiles, **found, "result_bytes": Path(f"{name}.predictions.bw").stat().st_size}
 
 
 def settings_of_last(common: dict[str, Any], folder: Path, n: int) -> dict[str, Any]:
@@ -138,6 +158,11 @@ def main() -> None:
 		print(
 			f"{found['command']}, {found['loci']:,} loci: {found['seconds']:.0f} s, at most "
 			f"{found['anonymous'] / 2**20:,.0f} MiB; results of {found['result_bytes'] / 2**20:,.0f} MiB"
+		)
+	for found in result["regions"]:
+		print(
+			f"predict, {found['bases']:,} bp in {found['tiles']:,} tiles: {found['seconds']:.0f} s, at most "
+			f"{found['anonymous'] / 2**20:,.0f} MiB; bigWig of {found['result_bytes'] / 2**20:,.0f} MiB"
 		)
 	killed = result["killed"]
 	print(f"killed with {killed['kept']} of {killed['chunks']} chunks, and gone on with: the same results")
