@@ -289,6 +289,28 @@ def seqlets(results: Path = RESULTS) -> str:
 	return text
 
 
+def batch_scale(results: Path = RESULTS) -> str:
+	"""The table of what batches of many jobs take."""
+	record = _measured(results, "batch_scale")
+	if record is None:
+		return "No results are there yet.\n"
+	lines = ["| jobs | " + " | ".join(BATCH_ACTIONS.values()) + " |", "|---:|" + "---:|" * len(BATCH_ACTIONS)]
+	for size in record["sizes"]:
+		cells = [f"{size[key]['seconds']:.1f} s, {size[key]['resident'] / 1e6:.0f} MB" for key in BATCH_ACTIONS]
+		lines.append(f"| {size['jobs']:,} | {' | '.join(cells)} |")
+	return (
+		f"Time and largest memory of whole commands, for samples crossed with {record['folds']} folds; "
+		f"{record['cores']} cores.\n\n" + "\n".join(lines) + "\n"
+	)
+
+
+BATCH_ACTIONS = {
+	"plan, first time": "planned, first time",
+	"plan, again": "planned again",
+	"run with nothing to do": "`run`, nothing to do",
+	"status": "`status`",
+	"collect": "`collect`",
+}
 CHOSEN = {
 	"saturation_mutagenesis": "contributions by saturation mutagenesis",
 	"deep_lift_shap": "contributions by DeepLIFT/SHAP",
@@ -354,6 +376,7 @@ def write(app: Any = None) -> None:
 	(FOLDER / "settings.inc.md").write_text(settings(), encoding="utf-8")
 	(FOLDER / "windows_memory.inc.md").write_text(windows_memory(), encoding="utf-8")
 	(FOLDER / "chunks_memory.inc.md").write_text(chunks_memory(), encoding="utf-8")
+	(FOLDER / "batch_scale.inc.md").write_text(batch_scale(), encoding="utf-8")
 	(FOLDER / "seqlets.inc.md").write_text(seqlets(), encoding="utf-8")
 
 

@@ -203,19 +203,23 @@ def _name_problems(plan: Plan) -> list[str]:
 
 
 def _settings_problems(plan: Plan) -> list[str]:
-	"""What is wrong with the settings of jobs, of which each kind is loaded once."""
+	"""What is wrong with the settings of jobs: each kind of sample is loaded with one fold, and each fold."""
 	kinds: dict[str, list[Planned]] = {}
 	for planned in plan.jobs:
-		kinds.setdefault(kind_of(plan.content(planned)), []).append(planned)
+		kinds.setdefault(kind_of(planned.sample.values), []).append(planned)
+	folds: dict[str | None, list[Planned]] = {}
+	for planned in plan.jobs:
+		folds.setdefault(planned.job.fold, []).append(planned)
+	groups = list(kinds.values()) + [members for members in list(folds.values())[1:]]
 	found: dict[str, list[Planned]] = {}
-	for members in kinds.values():
+	for members in groups:
 		for text in _problems_of(plan, members[0]):
 			found.setdefault(text, []).extend(members)
 	return [f"{_place(plan, members)}: {text}" for text, members in found.items()]
 
 
 def kind_of(content: Mapping[str, Any]) -> str:
-	"""A text that is the same for jobs that differ in their name and in the names of their files alone."""
+	"""A text that is the same for settings that differ in names of files and in seeds alone."""
 	numbers: dict[str, int] = {}
 
 	def stand_in(path: str) -> str:
@@ -228,10 +232,12 @@ def kind_of(content: Mapping[str, Any]) -> str:
 			return {inner: walk(item, inner) for inner, item in value.items()}
 		if isinstance(value, list):
 			return [walk(item, key) for item in value]
+		if key == "random_state" and type(value) is int and value >= 0:
+			return "a seed"
 		# what a fold file says is a matter of settings
 		return stand_in(value) if isinstance(value, str) and key in FILE_KEYS and key != "folds" else value
 
-	return json.dumps({key: walk(value, key) for key, value in content.items() if key != "name"}, sort_keys=True)
+	return json.dumps({key: walk(value, key) for key, value in content.items()}, sort_keys=True)
 
 
 def _problems_of(plan: Plan, planned: Planned) -> list[str]:
@@ -255,8 +261,10 @@ def _problems_of(plan: Plan, planned: Planned) -> list[str]:
 def _place(plan: Plan, members: Sequence[Planned]) -> str:
 	"""Where a problem of some jobs is to be mended: in the JSON if all have it, else at the first sample of them."""
 	places = list(dict.fromkeys(planned.sample.place for planned in members))
-	if len(members) == len(plan.jobs):
+	if len({planned.job.name for planned in members}) == len(plan.jobs):
 		return plan.source
+	if len({planned.job.fold for planned in members}) == 1 and members[0].fold_file is not None:
+		return f"{plan.source}: fold_files: {members[0].fold_file}"
 	others = f" (and {len(places) - 1} more samples)" if len(places) > 1 else ""
 	return f"{places[0]}{others}"
 

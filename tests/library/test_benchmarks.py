@@ -187,3 +187,18 @@ def test_the_table_of_chunks_shows_what_was_measured(load, tmp_path: Path) -> No
 	text = generate.chunks_memory(tmp_path)
 	assert "| `predict` | 8,000 | 211 MB | 14 MB |" in text
 	assert "4 of 8 chunks were finished" in text
+
+
+def test_the_scale_of_batches_is_measured_and_shown(load, tmp_path: Path, monkeypatch) -> None:
+	"""The script plans and looks at a few jobs; the table of the docs shows what it found."""
+	script, generate = load("benchmarks/batch_scale.py"), load("docs/generate.py")
+	assert generate.batch_scale(tmp_path) == "No results are there yet.\n"
+	monkeypatch.setenv("PYTHONPATH", str(ROOT))
+	monkeypatch.setattr(script, "AT_WORK", 1)
+	output = tmp_path / "batch_scale.json"
+	monkeypatch.setattr(sys, "argv", ["batch_scale.py", "--samples", "4", "--repeats", "1", "--output", str(output)])
+	script.main()
+	(size,) = json.loads(output.read_text())["sizes"]
+	assert size["jobs"] == 20 and set(generate.BATCH_ACTIONS) < size.keys()
+	assert all(size[key]["seconds"] > 0 and size[key]["resident"] > 10**6 for key in generate.BATCH_ACTIONS)
+	assert "| 20 | " in generate.batch_scale(tmp_path)
