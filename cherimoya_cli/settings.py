@@ -523,7 +523,9 @@ class AttributionKeys(BaseModel):
 		"counts", description="The prediction that is explained; logcounts is another name of counts."
 	)
 	group: int | None = Field(
-		None, ge=0, description="The group of signals that is explained, from 0; null: all of them."
+		None,
+		ge=0,
+		description="The group of signals that is explained, from 0; null: all (counts: their sum; profile: as one).",
 	)
 	attr_window: int | None = Field(
 		400,

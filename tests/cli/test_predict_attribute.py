@@ -307,6 +307,65 @@ def test_comparison_with_references(run: Callable, world: World, algorithm: str,
 			assert track[chrom][site : site + 12].sum() == pytest.approx(2, rel=0.05)
 
 
+ALGORITHMS: dict[str, dict[str, Any]] = {
+	"saturation_mutagenesis": {},
+	"deep_lift_shap": {"n_shuffles": 2, "random_state": 3},
+	"integrated_gradients": {"n_shuffles": 2, "n_steps": 3, "random_state": 3},
+}
+
+
+def loud_model() -> Cherimoya:
+	"""Two groups, of two channels and of one, whose counts and profiles all depend on the sequence in another way."""
+	model = Cherimoya(n_filters=4, n_layers=2, trimming=TRIMMING, signal_groups=[2, 1], random_state=0)
+	generator = torch.Generator().manual_seed(1)
+	with torch.no_grad():
+		for head in (model.linear, model.fconv):
+			head.weight.copy_(torch.randn(head.weight.shape, generator=generator))
+	return model
+
+
+@pytest.mark.parametrize("output", ["counts", "profile"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_output_and_group(run: Callable, world: World, algorithm: str, output: str) -> None:
+	"""The files hold what the library computes for the group that is asked for, or for all."""
+	module = "attribution" if algorithm == "saturation_mutagenesis" else algorithm
+	attribute = getattr(import_module(f"cherimoya.interpret.{module}"), algorithm)
+	settings, model = ALGORITHMS[algorithm], loud_model()
+	found, rows = {}, world.loci[:3]
+	for group in (None, 0, 1):
+		chunked = {"chunk_size": 1, "batch_size": 1}
+		code, _, err, name = run(
+			"attribute",
+			clone(model),
+			rows=rows,
+			algorithm=algorithm,
+			output=output,
+			group=group,
+			attr_window=12,
+			**chunked,
+			**settings,
+		)
+		assert code == 0, err
+		attr, ohe = (np.load(f"{name}.attributions.{kind}.npz")["arr_0"] for kind in ("attr", "ohe"))
+		found[group] = attr
+		track = read_bigwig(f"{name}.attributions.bw")
+		for i, (chrom, start, end) in enumerate(read_bed(f"{name}.attributions.bed")):
+			np.testing.assert_allclose(track[chrom][start:end], (attr[i] * ohe[i]).sum(axis=0), rtol=1e-5, atol=1e-7)
+		sequences = np.stack(
+			[
+				np.array(["ACGTN".index(base) for base in world.sequences[chrom][middle - 100 : middle + 100]])
+				for chrom, middle in ((locus[0], midpoint(locus)) for locus in rows)
+			]
+		).astype(np.uint8)
+		saved = Cherimoya.load(name.parent.parent / "motif.torch")
+		expected = attribute(saved, sequences, output=output, group=group, start=94, end=106, **settings)
+		np.testing.assert_allclose(attr, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+	scale = np.abs(found[None]).max()
+	assert scale > 0 and np.abs(found[0] - found[1]).max() > 0.1 * scale
+	if output == "counts":  # while the profile of all groups is one over all of their channels
+		np.testing.assert_allclose(found[None], found[0] + found[1], rtol=1e-3, atol=2e-3 * scale)
+
+
 def test_contributions_that_do_not_add_up_are_told(run: Callable) -> None:
 	settings = {"algorithm": "integrated_gradients", "n_shuffles": 1, "n_steps": 1}
 	code, _, err, _ = run("attribute", **settings)
