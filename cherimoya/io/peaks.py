@@ -9,6 +9,7 @@ import torch
 from cherimoya.io._prefetch import prefetch
 from cherimoya.io.batches import CompactBatch
 from cherimoya.io.sampler import EpochBatchSampler, PeakNegativeSampler, collate, collate_compact
+from cherimoya.io.storage import hash_ahead
 from cherimoya.io.windows import Accounting, Widths, Windows, load_windows, open_sources, plan_windows
 
 
@@ -125,6 +126,7 @@ def PeakGenerator(
 	if negative_ratio > 0 and negatives is None:
 		raise ValueError(f"negative_ratio is {negative_ratio}, but negatives is None; give negatives, or set it to 0")
 	sources = open_sources(sequences, signals, controls, absolute=absolute)
+	hash_ahead(sources, peaks, cache)
 	shared = {"chroms": chroms, "exclusion_lists": exclusion_lists}
 	bounds = {"min_counts": min_counts, "max_counts": max_counts, "summits": summits, "drop_outliers": True}
 	plans = [plan_windows(peaks, sources, Widths.checked(in_window, out_window, max_jitter), **bounds, **shared)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from cherimoya.errors import InputError
 from cherimoya.io import cache as caches
-from cherimoya.io._gather import Arrays, Load, Loaded, Request, gather, value_bytes
+from cherimoya.io._gather import Arrays, Load, Loaded, Request, Sources, gather, value_bytes
 from cherimoya.memory import available_memory
 
 AUTO = "auto"
@@ -19,6 +19,7 @@ AUTO = "auto"
 WORTH_CACHING = 64 * 2**20
 """Bytes of windows, as float32 in memory, from which on "auto" caches them."""
 
+_LARGE_FILE = 1 << 20  # bytes of a file of loci whose windows are worth caching
 _PROCESS_BYTES = 200 * 10**6  # of a process that reads windows, from above
 _GIGABYTE = 1e9
 
@@ -169,6 +170,14 @@ def _load(
 def _arrays_of(entry: Mapping[str, np.ndarray]) -> tuple[Arrays, np.ndarray | None]:
 	"""The arrays, and the totals, of an entry of the cache."""
 	return Arrays(*(entry.get(name) for name in Arrays._fields)), entry.get("totals")
+
+
+def hash_ahead(sources: Sources, loci: Any, cache: str | os.PathLike | None) -> None:
+	"""Begin to hash the tracks, which takes a while, where the windows of these loci are likely to be cached."""
+	large = isinstance(loci, (str, os.PathLike)) and os.path.isfile(loci) and os.path.getsize(loci) >= _LARGE_FILE
+	for tracks in sources[1:]:
+		if tracks is not None and cache is not None and (cache != AUTO or large):
+			tracks.hash_ahead()
 
 
 def _folder(cache: str | os.PathLike | None, n_bytes: int) -> Path | None:

@@ -10,7 +10,7 @@ The layout of bigWig files: Kent et al. 2010, Bioinformatics 26(17), 2204-2207, 
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -94,6 +94,8 @@ class Tracks:
 		A file is missing, truncated or not a bigWig; all such files are named.
 	"""
 
+	_hashing: "list[Future] | None" = None
+
 	def __init__(self, signals: "Signals | Tracks", *, absolute: bool = False, names: ChromNames | None = None) -> None:
 		if isinstance(signals, Tracks):
 			self.paths, self.groups, self.absolute = signals.paths, signals.groups, signals.absolute or absolute
@@ -140,14 +142,21 @@ class Tracks:
 		"""
 		for path, state in zip(self.paths, self._states, strict=True):
 			check_state(path, state)
-		with ThreadPoolExecutor(min(len(self.paths), n_cores())) as pool:  # hashing lets go of the interpreter's lock
-			files = list(pool.map(content_key, self.paths))
+		self.hash_ahead()
+		files, self._hashing = [key.result() for key in self._hashing], None
 		called = [[names[chrom] for chrom in sorted(chroms)] for names in self._called]
 		return None if None in files else [files, called, self.absolute]
 
+	def hash_ahead(self) -> None:
+		"""Begin to hash the files, in threads, for the next :meth:`content_key`, which takes the results."""
+		if self._hashing is None:
+			pool = ThreadPoolExecutor(min(len(self.paths), n_cores()))  # hashing lets go of the interpreter's lock
+			self._hashing = [pool.submit(content_key, path) for path in self.paths]
+			pool.shutdown(wait=False)
+
 	def __getstate__(self) -> dict[str, Any]:
 		"""The tracks without their open files, which another process opens itself."""
-		return {name: value for name, value in self.__dict__.items() if name not in ("_files", "_quick")}
+		return {k: v for k, v in self.__dict__.items() if k not in ("_files", "_quick", "_hashing")}
 
 	def __setstate__(self, state: dict[str, Any]) -> None:
 		self.__dict__.update(state)

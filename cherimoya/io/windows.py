@@ -16,7 +16,7 @@ from cherimoya.io._gather import Arrays, Request, Sources, Widths
 from cherimoya.io.genome import Genome, one_hot
 from cherimoya.io.loci import Loci, Region, midpoints, overlaps_any, read_exclusions, read_loci, rename_regions
 from cherimoya.io.names import REMEDY, alike
-from cherimoya.io.storage import Wanted, load
+from cherimoya.io.storage import Wanted, hash_ahead, load
 from cherimoya.io.tracks import Tracks, group_totals, sum_groups
 
 if TYPE_CHECKING:
@@ -308,9 +308,11 @@ def extract_windows(
 		An input cannot be read, assemblies differ, no locus is left (it shows the account), or the windows take more
 		memory, or disk in the cache, than there is; the last before anything is read.
 	"""
+	sources = open_sources(sequences, signals, controls, absolute=absolute)
+	hash_ahead(sources, loci, cache)
 	plan = plan_windows(
 		loci,
-		open_sources(sequences, signals, controls, absolute=absolute),
+		sources,
 		Widths.checked(in_window, out_window, max_jitter),
 		chroms=chroms,
 		min_counts=min_counts,
@@ -478,8 +480,9 @@ def _place_filters(
 ) -> np.ndarray:
 	"""The reason, -1 for none, for which each locus drops by its place alone, shape=(n,)."""
 	reason = np.full(len(loci), -1, dtype=np.int8)
-	names, inverse = np.unique(loci.chroms.astype(str), return_inverse=True)
-	names = names.tolist()
+	numbers: dict[str, int] = {}
+	inverse = np.array([numbers.setdefault(chrom, len(numbers)) for chrom in loci.chroms.tolist()], dtype=np.int64)
+	names = list(numbers)
 	in_fasta = np.array([name in genome.chrom_sizes for name in names])[inverse]
 	in_tracks = np.array([all(name in t.chrom_sizes for t in tracks) for name in names])[inverse]
 	sizes = np.array([genome.chrom_sizes.get(name, 0) for name in names], dtype=np.int64)[inverse]
