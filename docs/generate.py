@@ -257,11 +257,38 @@ def chunks_memory(results: Path = RESULTS) -> str:
 	for found in record["runs"]:
 		sizes = [f"{found[key] / 1e6:,.0f} MB" for key in ("anonymous", "result_bytes")]
 		lines.append(f"| `{found['command']}` | {found['loci']:,} | {' | '.join(sizes)} |")
+	if "regions" in record:
+		lines += ["", "| `predict`, regions of | tiles | memory of all processes | bigWig |", "|---|---:|---:|---:|"]
+	for found in record.get("regions", ()):
+		sizes = [f"{found[key] / 1e6:,.0f} MB" for key in ("anonymous", "result_bytes")]
+		lines.append(f"| {found['bases'] / 1e6:,.1f} Mb | {found['tiles']:,} | {' | '.join(sizes)} |")
 	widths, killed, table = record["widths"], record["killed"], "\n".join(lines)
 	return (
 		f"A very small model with windows of {widths['in_window']:,} and {widths['out_window']:,} bp; memory-mapped "
 		f"files are not in these numbers.\n\n{table}\n\n`predict` on all of these loci, killed when "
 		f"{killed['kept']} of {killed['chunks']} chunks were finished and started again, gave the same bits.\n"
+	)
+
+
+def marginalize(results: Path = RESULTS) -> str:
+	"""The table of what marginalize finds for a model of CTCF, and what it takes."""
+	record = _measured(results, "marginalize")
+	if record is None:
+		return "No results are there yet.\n"
+	lines = ["| motif | rank | log2 fold change | same sign |", "|---|---:|---:|---:|"]
+	for found in (*record["ctcf"], record["strongest_other"]):
+		effect = f"{found['log2fc_counts']:+.2f} ± {found['log2fc_counts_se']:.2f}"
+		lines.append(f"| {found['motif']} | {found['rank']:,} | {effect} | {found['same_sign']:.0%} |")
+	model, control, minutes = record["model"], record["shuffled"], record["seconds"] / 60
+	return (
+		f"A model of CTCF in human cells ({model['n_filters']} filters, {model['n_layers']} layers, trained on most of "
+		f"one chromosome), {record['motifs']:,} motifs of vertebrates and {record['backgrounds']} held-out background "
+		"loci: the matrices of CTCF and the strongest other.\n\n" + "\n".join(lines) + "\n\n"
+		f"The columns of {control['matrix']} in {control['n']} random orders have effects of "
+		f"{control['median_effect']:.2f} by size in the median, and {control['largest_effect']:.2f} at most. The "
+		f"{record['predictions']:,} predictions took {minutes:.1f} min on {record['machine']['threads']} core and "
+		f"{record['anonymous'] / 1e6:,.0f} MB, start-up and page included; the page is "
+		f"{record['page_bytes'] / 1e6:.1f} MB.\n"
 	)
 
 
@@ -378,6 +405,7 @@ def write(app: Any = None) -> None:
 	(FOLDER / "chunks_memory.inc.md").write_text(chunks_memory(), encoding="utf-8")
 	(FOLDER / "batch_scale.inc.md").write_text(batch_scale(), encoding="utf-8")
 	(FOLDER / "seqlets.inc.md").write_text(seqlets(), encoding="utf-8")
+	(FOLDER / "marginalize.inc.md").write_text(marginalize(), encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -189,6 +189,31 @@ def test_the_table_of_chunks_shows_what_was_measured(load, tmp_path: Path) -> No
 	assert "4 of 8 chunks were finished" in text
 
 
+def test_the_table_of_marginalize_shows_what_was_found(load, tmp_path: Path) -> None:
+	generate = load("docs/generate.py")
+	assert generate.marginalize(tmp_path) == "No results are there yet.\n"
+	first = {"motif": "M1 CTCF", "rank": 1, "log2fc_counts": 1.812, "log2fc_counts_se": 0.05, "same_sign": 1.0}
+	other = {**first, "motif": "M2 Other", "rank": 1_004, "log2fc_counts": -0.204, "same_sign": 0.75}
+	record = {
+		"machine": {"threads": 1},
+		"model": {"n_filters": 32, "n_layers": 7},
+		"motifs": 1_019,
+		"backgrounds": 50,
+		"ctcf": [first],
+		"strongest_other": other,
+		"shuffled": {"matrix": "M1", "n": 50, "median_effect": 0.011, "largest_effect": 0.131},
+		"predictions": 101_950,
+		"seconds": 150.0,
+		"anonymous": 300e6,
+		"page_bytes": 2.01e6,
+	}
+	(tmp_path / "marginalize.json").write_text(json.dumps(record))
+	text = generate.marginalize(tmp_path)
+	assert "| M1 CTCF | 1 | +1.81 ± 0.05 | 100% |\n| M2 Other | 1,004 | -0.20 ± 0.05 | 75% |" in text
+	assert "effects of 0.01 by size in the median, and 0.13 at most" in text
+	assert "101,950 predictions took 2.5 min on 1 core and 300 MB" in text and "the page is 2.0 MB" in text
+
+
 def test_the_scale_of_batches_is_measured_and_shown(load, tmp_path: Path, monkeypatch) -> None:
 	"""The script plans and looks at a few jobs; the table of the docs shows what it found."""
 	script, generate = load("benchmarks/batch_scale.py"), load("docs/generate.py")
