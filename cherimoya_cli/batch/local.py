@@ -145,8 +145,19 @@ class LocalExecutor:
 		)
 
 	def check(self) -> None:
-		"""Raise SettingsError if the device is not on this machine."""
-		self.slots()
+		"""Look for the devices, and compare the GPU kernels with their definition, which else each job would do.
+
+		Raises
+		------
+		SettingsError
+			A device is not on this machine.
+		ToolError
+			A kernel is wrong.
+		"""
+		if any(slot.gpu for slot in self.slots()):
+			from cherimoya_cli.preflight import check_kernels
+
+			check_kernels()
 
 	def slots(self) -> list[Slot]:
 		"""The places for jobs."""

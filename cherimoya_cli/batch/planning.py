@@ -339,12 +339,12 @@ def _holds(path: Path, text: str) -> bool:
 
 
 def index_genomes(plan: Plan) -> None:
-	"""Make the index of each FASTA that has none, so that no two jobs do."""
-	from cherimoya_cli.utils import chrom_sizes_of
+	"""Open each FASTA, which makes its index if it has none, so that no two jobs do."""
+	from cherimoya.io.genome import Genome
 
 	for path in dict.fromkeys(_fastas(plan)):
 		if not is_remote(path):
-			chrom_sizes_of(path)
+			Genome(path)
 
 
 def _fastas(plan: Plan) -> Iterable[str]:

@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 	parser.add_argument("--state", nargs="+", default=[], metavar="STATE", help="status: only jobs in these states")
 	parser.add_argument("--json", action="store_true", help="status: print JSON")
 	parser.add_argument("--dry-run", action="store_true", help="run, retry: print the commands, and run nothing")
+	shared = "All other keys are those of a pipeline, and hold for all jobs: see 'cherimoya pipeline --help'."
+	parser.epilog = f"{parser.epilog or ''}{shared}"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,6 +110,8 @@ def _plan(args: argparse.Namespace) -> "tuple[Plan, list[Job]]":
 	if args.parameters is None:
 		raise SettingsError(f"'batch {args.action}' needs the JSON of the batch; name it with -p FILE")
 	plan = make_plan(args.parameters, args.overrides)
+	for notice in plan.settings.notices:
+		warn(f"note: {args.parameters}: {notice}")
 	return plan, select([planned.job for planned in plan.jobs], args.jobs)
 
 

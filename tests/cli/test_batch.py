@@ -350,6 +350,11 @@ def test_a_dry_run_prints_commands(write, capsys):
 	assert len(capsys.readouterr().out.splitlines()) == 3 and not list(Path("out").rglob("*.job.json"))
 
 
+def test_keys_without_effect_are_told(write, capsys):
+	assert main(["batch", "-p", write(compile=True), "--dry-run"]) == 0
+	assert "note: batch.json: compile: not used here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
 	("argv", "words"),
 	[
@@ -837,6 +842,54 @@ def test_an_attempt_is_watched_stopped_and_recorded(queue):
 	assert (record.state, record.exit_code, record.pid) == ("stopped", 143, None)
 	assert read_record(job) == record == attempt.poll()
 	assert take_hold(job) is not None
+
+
+def test_a_running_job_shows_that_it_is_alive(queue, monkeypatch):
+	(job,), executor = queue("long")
+	attempt = Attempt(job, take_hold(job), executor="local", program=executor.program)
+	try:
+		os.utime(job.record_path, (1, 1))
+		attempt.poll()
+		assert records.heard_of(job) == 1
+		monkeypatch.setattr("cherimoya_cli.batch.attempt.HEARTBEAT_SECONDS", 0.0)
+		attempt.poll()
+		assert time.time() - records.heard_of(job) < 100
+	finally:
+		attempt.kill()
+	assert read_record(job).state == "stopped"
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["right", "wrong"])
+def test_the_kernels_of_gpus_are_checked_once_for_all_jobs(monkeypatch, broken):
+	from cherimoya.errors import ToolError
+	from cherimoya_cli.batch import local
+
+	calls = []
+
+	def check():
+		calls.append(1)
+		if broken:
+			raise ToolError("a kernel is wrong")
+
+	monkeypatch.setattr("cherimoya_cli.preflight.check_kernels", check)
+	LocalExecutor(device="cpu").check()
+	assert calls == []
+	monkeypatch.setattr(local, "find_slots", lambda device, n: [Slot("cuda:0"), Slot("cuda:1")])
+	if broken:
+		with pytest.raises(ToolError):
+			LocalExecutor(device="*").check()
+	else:
+		LocalExecutor(device="*").check()
+	assert calls == [1]
+
+
+def test_the_index_of_a_genome_is_made_before_jobs_start(write, tiny_genome):
+	from cherimoya_cli.batch.planning import index_genomes
+
+	plan = make_plan(write())
+	Path("g.fa").write_bytes(tiny_genome.fasta.read_bytes())
+	index_genomes(plan)
+	assert Path("g.fa.fai").read_text().splitlines()[0].startswith("chr1\t24000\t")
 
 
 def test_a_record_that_cannot_be_written_ends_its_job_alone(queue, capfd):
