@@ -148,9 +148,8 @@ def load(settings: Any, device: "torch.device") -> Loaded:
 	if model.n_control_tracks:
 		say(f"{model_path(settings)}: trained with control tracks, of which every value is taken as 0")
 	windows, of_loci = load_backgrounds(settings)
-	codes = draw_backgrounds(
-		windows.codes, settings.n_loci, shuffle=settings.shuffle, random_state=settings.random_state
-	)
+	seed = settings.random_state or 0  # null where nothing is to be computed, as in check
+	codes = draw_backgrounds(windows.codes, settings.n_loci, shuffle=settings.shuffle, random_state=seed)
 	return Loaded(model, motifs, codes, windows, {"loci": of_loci, "motifs": of_motifs})
 
 
@@ -217,7 +216,7 @@ def load_backgrounds(settings: Any) -> "tuple[Windows, Accounting]":
 		cache=settings.cache,
 		progress=say if settings.verbose else None,
 	)
-	rows = drawn_rows(len(windows), settings.n_loci, settings.random_state)
+	rows = drawn_rows(len(windows), settings.n_loci, settings.random_state or 0)
 	accounting = windows.accounting
 	if len(rows) < len(windows):
 		left_out = np.setdiff1d(np.arange(len(windows)), rows)

@@ -352,6 +352,17 @@ def test_a_seed_that_is_drawn(world, capsys):
 	assert table() != first
 
 
+def test_loading_without_a_seed(world):
+	"""As a check does, which computes nothing."""
+	from cherimoya_cli.commands.marginalize import load
+	from cherimoya_cli.settings import load_settings
+
+	assert run() == 0
+	given = {**json.loads(Path("settings.json").read_text()), "random_state": None, "shuffle": True}
+	loaded = load(load_settings("marginalize", given), torch.device("cpu"))
+	assert len(loaded.codes) == loaded.accounts["loci"].kept == 12 and loaded.accounts["motifs"].kept == 5
+
+
 def test_a_rerun_replaces_its_files_and_leaves_others(world):
 	assert run(output_filename="results/effects/") == 0
 	Path("results/effects/notes.txt").write_text("mine")
