@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cherimoya_cli.settings import STEPS as ALL_STEPS
+
 pytest.importorskip("MACS3")
 pytest.importorskip("matplotlib")
 
@@ -39,6 +41,7 @@ SETTINGS = {
 		"test_chroms": ["chr3"],
 	},
 	"attribute_parameters": {"attr_window": 40, "max_loci": 6},
+	"skip_steps": ["seqlets", "annotation", "motifs", "modisco_report", "marginalize"],
 }
 
 OUTPUTS = (
@@ -68,7 +71,7 @@ def run(folder, *arguments):
 
 def what_ran(output):
 	"""The steps that the output says were done, in order."""
-	return [name for name in STEPS if f"] {name}: done in" in output]
+	return [name for name in ALL_STEPS if f"] {name}: done in" in output]
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +240,65 @@ def test_an_interruption_during_fit_is_gone_on_from(copied, tmp_path):
 	assert "resuming from epoch" in output
 	for name in ("x.torch", "x.final.torch"):
 		assert (copied / f"run/{name}").read_bytes() == (tmp_path / f"whole/run/{name}").read_bytes()
+
+
+DATABASE = "MEME version 4\n\nALPHABET= ACGT\n"
+
+
+def database(*motifs):
+	"""The text of a database of consensus sequences."""
+	text = DATABASE
+	for i, motif in enumerate(motifs):
+		rows = [" ".join("0.91" if base == letter else "0.03" for base in "ACGT") for letter in motif]
+		text += f"\nMOTIF M{i} F{i}\nletter-probability matrix: alength= 4 w= {len(motif)}\n" + "\n".join(rows) + "\n"
+	return text
+
+
+ALL_OUTPUTS = (
+	".seqlets.bed .seqlets_annotated.bed .motif_seqlet_count.tsv _modisco_results.h5 _modisco/motifs.html "
+	"_modisco/motifs.tsv _marginalize/marginalize.tsv _marginalize/index.html .variants.tsv"
+).split()
+
+
+@pytest.mark.slow
+def test_every_step_to_motifs_and_variants(copied, tiny_genome):
+	"""From a finished model on: each step leaves its files, a second run does nothing, and one step can be redone."""
+	for module in ("tangermeme", "memelite", "modiscolite"):
+		pytest.importorskip(module)
+	(copied / "m.meme").write_text(database(tiny_genome.motif, "AAACCCGT", "GGGTTTAC"))
+	bases = [(mid, tiny_genome.sequences["chr3"][mid - 1]) for chrom, mid in tiny_genome.summits if chrom == "chr3"]
+	rows = [("chr3", at, ref, "A" if ref != "A" else "C") for at, ref in bases]
+	(copied / "v.tsv").write_text("chrom\tpos\tref\talt\n" + "".join("\t".join(map(str, row)) + "\n" for row in rows))
+	content = SETTINGS | {"motifs": "m.meme", "variants": "v.tsv", "skip_steps": None}
+	content["marginalize_parameters"] = {"n_loci": 10}
+	(copied / "x.json").write_text(json.dumps(content))
+	code, output = run(copied)
+	assert code == 0, output
+	added = ["seqlets", "annotation", "motifs", "modisco_report", "marginalize", "variants", "report"]
+	assert what_ran(output) == added
+	assert [suffix for suffix in ALL_OUTPUTS if not (copied / f"run/x{suffix}").stat().st_size] == []
+	table = (copied / "run/x.variants.tsv").read_text().splitlines()
+	assert len(table) == 1 + len(rows) and all("\tscored\t" in line for line in table[1:])
+	page = (copied / "run/x.report.html").read_text()
+	for key in ("seqlets", "motifs", "marginalization", "variants"):
+		assert f'<section id="{key}"' in page
+	assert run(copied)[1].endswith("Everything is up to date.\n")
+
+	# The content of the database counts, and a missing file of a folder is made again.
+	(copied / "m.meme").write_text(database(tiny_genome.motif, "AAACCCGT", "CCGTTTAC"))
+	(copied / "run/x_marginalize/index.html").unlink()
+	code, output = run(copied)
+	assert code == 0, output
+	assert what_ran(output) == ["annotation", "modisco_report", "marginalize", "report"]
+	assert "annotation: name the known motifs nearest to the seqlets (input m.meme changed)" in output
+	code, output = run(copied, "--set", 'rerun_steps=["seqlets"]')
+	assert what_ran(output)[0] == "seqlets" and "rerun_steps names it" in output, output
+
+	# A step that fails keeps those that need it from running, and no others.
+	(copied / "run/x.attributions.bed").write_text("chr1\t1\t2\n")
+	code, output = run(copied, "--set", "skip=true", "--set", 'rerun_steps=["seqlets", "marginalize", "annotation"]')
+	assert code == 3 and "seqlets (cherimoya seqlets) failed" in output, output
+	assert "annotation: not run, because it needs seqlets, which failed" in output and "marginalize: done" in output
 
 
 @pytest.mark.slow
