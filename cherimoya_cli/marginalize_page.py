@@ -47,8 +47,8 @@ class Results(NamedTuple):
 		See `cherimoya.interpret.marginalize.summarize`.
 	ranks: numpy.ndarray of int, shape=(M, G)
 		From 1.
-	before, after: numpy.ndarray, shape=(M, T, W)
-		Expected counts around the motif.
+	profiles: dict of int to pair of numpy.ndarray, shape=(T, W)
+		Expected counts around the motifs of `drawn_motifs`, without and with them.
 	contributions: numpy.ndarray, shape=(M, G, widest w), or None
 	signal_groups: tuple of int
 		Channels of each group.
@@ -66,8 +66,7 @@ class Results(NamedTuple):
 	inserts: list[str]
 	summary: dict[str, np.ndarray]
 	ranks: np.ndarray
-	before: np.ndarray
-	after: np.ndarray
+	profiles: dict[int, tuple[np.ndarray, np.ndarray]]
 	contributions: np.ndarray | None
 	signal_groups: tuple[int, ...]
 	title: str
@@ -99,6 +98,11 @@ COLUMNS = (
 	Column("JSD (nats)", "descending", "jsd_profile", ".4f"),
 	Column("L1", "descending", "l1_profile", ".3f"),
 )
+
+
+def drawn_motifs(ranks: np.ndarray) -> list[int]:
+	"""The motifs of which the page draws profiles, out of ranks of shape (M, G)."""
+	return np.flatnonzero((ranks[:, :MAX_GROUPS] <= N_DRAWN).any(axis=1)).tolist()
 
 
 def build_page(results: Results) -> str:
@@ -433,7 +437,7 @@ def _reads(value: float) -> str:
 def _chart(results: Results, i: int, group: int) -> str:
 	"""The average profiles around a motif; of a stranded pair the second strand is below 0."""
 	channels = group_slices(results.signal_groups)[group]
-	before, after = results.before[i, channels], results.after[i, channels]  # (c, W)
+	before, after = (profile[channels] for profile in results.profiles[i])  # (c, W)
 	if len(before) > 2:
 		before, after = before.sum(axis=0, keepdims=True), after.sum(axis=0, keepdims=True)
 	mirrored, width = len(before) == 2, before.shape[1]

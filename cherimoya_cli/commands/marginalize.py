@@ -319,25 +319,29 @@ def write(loaded: Loaded, parts: Parts, settings: Any) -> None:
 
 
 def gather(loaded: Loaded, parts: Parts, settings: Any) -> "Results":
-	"""The results of all motifs, out of the parts."""
+	"""The results of all motifs out of the parts, and the profiles of those that the page draws."""
 	import numpy as np
 
 	from cherimoya.interpret.marginalize import SUMMARIES, insert_of, letters, ranks
-	from cherimoya_cli.marginalize_page import Results
+	from cherimoya_cli.marginalize_page import Results, drawn_motifs
 
-	names = [*SUMMARIES, "before", "after", *(["contributions"] if settings.attributions else [])]
+	names = [*SUMMARIES, *(["contributions"] if settings.attributions else [])]
 	found: dict[str, list[np.ndarray]] = {name: [] for name in names}
 	for _, arrays in parts.read(len(loaded.motifs), *names):
 		for name, array in zip(names, arrays, strict=True):
 			found[name].append(array)
 	whole = {name: np.concatenate(pieces) for name, pieces in found.items()}
+	places, profiles = ranks(whole["log2fc_counts"]), {}
+	drawn = drawn_motifs(places)
+	for rows, (before, after) in parts.read(len(loaded.motifs), "before", "after"):
+		of_part = (i for i in drawn if rows.start <= i < rows.stop)
+		profiles |= {i: (before[i - rows.start].copy(), after[i - rows.start].copy()) for i in of_part}
 	return Results(
 		motifs=loaded.motifs,
 		inserts=[letters(insert_of(motif, settings.min_information)) for motif in loaded.motifs],
 		summary={name: whole[name] for name in SUMMARIES},
-		ranks=ranks(whole["log2fc_counts"]),
-		before=whole["before"],
-		after=whole["after"],
+		ranks=places,
+		profiles=profiles,
 		contributions=whole.get("contributions"),
 		signal_groups=tuple(loaded.model.signal_groups),
 		title=Path(settings.name).name,

@@ -218,18 +218,18 @@ def test_page_of_a_thousand_motifs_is_small():
 	"""Below 2.5 MB for a group."""
 	from cherimoya.interpret.marginalize import insert_of, letters, ranks
 	from cherimoya.io.motifs import Motif
-	from cherimoya_cli.marginalize_page import Results, build_page
+	from cherimoya_cli.marginalize_page import Results, build_page, drawn_motifs
 
 	rng = np.random.default_rng(0)
 	motifs = [Motif(f"MA{i:04d}.1", f"Factor{i}", rng.dirichlet([0.3] * 4, 12).T) for i in range(1000)]
 	summary = {name: rng.normal(0, 0.1, (1000, 1)) for name in SUMMARIES}
+	places = ranks(summary["log2fc_counts"])
 	results = Results(
 		motifs=motifs,
 		inserts=[letters(insert_of(motif)) for motif in motifs],
 		summary=summary,
-		ranks=ranks(summary["log2fc_counts"]),
-		before=rng.gamma(2, 0.1, (1000, 1, 200)),
-		after=rng.gamma(2, 0.1, (1000, 1, 200)),
+		ranks=places,
+		profiles={i: tuple(rng.gamma(2, 0.1, (2, 1, 200))) for i in drawn_motifs(places)},
 		contributions=None,
 		signal_groups=(1,),
 		title="many",
