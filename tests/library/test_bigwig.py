@@ -150,10 +150,24 @@ def test_only_blocks_with_windows_are_read(tmp_path):
 	assert stretch[:13].tolist() == [10] * 5 + [20] * 8 and stretch[-10:].tolist() == [300] * 5 + [310] * 5
 
 
+@pytest.mark.parametrize("gap", [1, 20], ids=["dense", "sparse"])
+@pytest.mark.parametrize("width", [1, 3])
+def test_values_lie_where_they_belong(tmp_path, gap, width):
+	entries = [(at, at + width, float(at + 1)) for at in range(5, 100, gap + width)]
+	reader = BigWig(write_sections(tmp_path / "a.bw", [("chr1", "bedGraph", entries)]))
+	expected = np.zeros(200)
+	for start, end, value in entries:
+		expected[start:end] = value
+	for first, last in ((0, 150), (6, 90), (26, 27), (101, 150)):
+		found = reader.stretch("chr1", np.array([first]), np.array([last]), absolute=False)
+		assert np.array_equal(found, expected[first:last])
+
+
 ONE = ("chr1", "bedGraph", [(0, 4, 1.0), (6, 9, 2.0)])
 UNUSUAL = {
 	"values that overlap": [("chr1", "bedGraph", [(0, 4, 1.0), (2, 9, 2.0)])],
 	"values out of order": [("chr1", "varStep", [(0, 4, 1.0), (20, 24, 1.0), (12, 16, 2.0), (26, 30, 1.0)])],
+	"values without a base": [("chr1", "bedGraph", [(0, 4, 1.0), (6, 6, 3.0), (7, 9, 2.0)])],
 	"blocks that overlap": [ONE, ("chr1", "bedGraph", [(5, 12, 1.0)])],
 }
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,10 @@ import pytest
 import torch
 
 from cherimoya.errors import InputError
-from cherimoya.io import _gather, cache, estimate_bytes, extract_windows, storage
+from cherimoya.io import _bigwig, _gather, cache, estimate_bytes, extract_windows, storage
 from cherimoya.io.genome import Genome
 from cherimoya.io.tracks import Tracks
+from cherimoya.io.windows import Widths, load_windows, open_sources, plan_windows
 
 WIDTHS = {"in_window": 101, "out_window": 40, "max_jitter": 7}
 ARRAYS = ("codes", "signals", "controls")
@@ -103,6 +106,74 @@ def test_a_cached_load_equals_one_into_memory(world, tmp_path, small_chunks, wor
 		assert np.array_equal(other.counts(), plain.counts())
 		assert torch.equal(other.centre().y(slice(2, 9)), plain.centre().y(slice(2, 9)))
 	assert [path.name for path in (tmp_path / "c").iterdir()] == [only_entry(tmp_path / "c").name]
+
+
+@pytest.mark.parametrize("cached, workers", [("neither", 1), ("neither", 2), ("first", 1), ("second", 1), ("both", 1)])
+def test_loads_together_are_those_apart(world, tmp_path, small_chunks, cached, workers):
+	"""Two lots of loci, of other widths and filters, in memory or in a cache that has none, one or both of them."""
+	sources = open_sources(str(world / "g.fa"), [str(world / "0.bw"), str(world / "1.bw")], str(world / "2.bw"))
+	first, second = Widths(101, 40, 7), Widths(60, 80, 0)
+	plans = [
+		plan_windows(str(world / "loci.bed"), sources, first, drop_outliers=True),
+		plan_windows(str(world / "loci.bed"), sources, second, chroms=["chr2"], max_counts=60),
+	]
+	call = (str(world / "loci.bed"), *sources)
+	apart = [
+		extract_windows(*call, **first._asdict(), drop_outliers=True),
+		extract_windows(*call, **second._asdict(), chroms=["chr2"], max_counts=60),
+	]
+	assert all(0 < len(windows) < len(windows.mask) for windows in apart)
+	for plan, name in zip(plans, ("first", "second"), strict=True):
+		if cached in (name, "both"):
+			load_windows([plan], cache=tmp_path)
+	for folder in (None, tmp_path, tmp_path):
+		found = load_windows(plans, cache=folder, workers=workers)
+		assert all(same(a, b) for a, b in zip(found, apart, strict=True))
+	assert len(cache.entries(tmp_path)) == len(list(tmp_path.iterdir())) == 2
+
+
+def test_one_lot_in_the_cache_and_one_in_memory_are_read_together(world, tmp_path, monkeypatch):
+	monkeypatch.setenv("CHERIMOYA_CACHE", str(tmp_path))
+	monkeypatch.setattr(storage, "WORTH_CACHING", 100_000)
+	sources = open_sources(str(world / "g.fa"), str(world / "0.bw"))
+	plans = [plan_windows(str(world / "loci.bed"), sources, Widths(width, 40, 0)) for width in (50, 400)]
+	times = []
+	monkeypatch.setattr(storage, "gather", lambda loads, **options: times.append(1) or _gather.gather(loads, **options))
+	small, large = load_windows(plans, cache="auto")
+	assert not isinstance(small.codes, np.memmap) and isinstance(large.codes, np.memmap) and len(times) == 1
+	for plan, windows in zip(plans, (small, large), strict=True):
+		assert same(load_windows([plan])[0], windows)
+
+
+def test_what_two_lots_share_is_read_once(world, tmp_path, monkeypatch):
+	sources = open_sources(str(world / "g.fa"), str(world / "0.bw"))
+	plans = [plan_windows(str(world / "loci.bed"), sources, Widths(width, 40, 0)) for width in (90, 101)]
+	reads = []
+	unzipped, read = _bigwig.BigWig._unzipped, Genome.read
+	monkeypatch.setattr(_bigwig.BigWig, "_unzipped", lambda *args: reads.append("block") or unzipped(*args))
+	monkeypatch.setattr(Genome, "read", lambda *args: reads.append("bases") or read(*args))
+	counts = []
+	for some in (plans[1:], plans):
+		load_windows(some, workers=1)
+		counts.append((reads.count("block"), reads.count("bases")))
+		reads.clear()
+	assert counts[0] == counts[1] and min(counts[0]) > 0
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("final", range(len(_gather.DTYPES)))
+def test_kept_rows_are_moved_together_in_one_type(tmp_path, monkeypatch, seed, final):
+	rng = np.random.default_rng([seed, final])
+	n, shape = int(rng.integers(1, 60)), (2, 3)
+	monkeypatch.setattr(_gather, "_PIECE", int(rng.integers(1, 200)))
+	kinds = rng.choice(rng.choice(4, size=rng.integers(1, 5)), size=n).astype(np.uint8)
+	kept = rng.random(n) < rng.choice([0, 0.5, 0.95, 1])
+	values = rng.integers(0, 200, size=(n, *shape))
+	for i in rng.permutation(n):  # as processes write them
+		with _gather._Rows(tmp_path / f"a.{kinds[i]}", _gather.DTYPES[kinds[i]], shape) as file:
+			file.write(int(i), values[i : i + 1])
+	found = np.load(_gather._settle(str(tmp_path), "a", shape, kept, kinds, final))
+	assert found.dtype == _gather.DTYPES[final] and np.array_equal(found, values[kept])
 
 
 def test_a_second_load_reads_no_input(world, tmp_path, monkeypatch):
@@ -331,6 +402,18 @@ def test_an_entry_of_another_format_is_not_opened(world, tmp_path, monkeypatch):
 	assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_tracks_that_are_hashed_ahead_have_the_same_key(world, tmp_path):
+	here = shutil.copytree(world, tmp_path / "world")
+	tracks = Tracks([str(here / "0.bw"), str(here / "1.bw")])
+	tracks.hash_ahead()
+	assert pickle.loads(pickle.dumps(tracks)).content_key(["chr1"]) == tracks.content_key(["chr1"])
+	tracks.hash_ahead()
+	shutil.copyfile(here / "2.bw", here / "new")
+	os.replace(here / "new", here / "1.bw")
+	with pytest.raises(InputError, match=r"1\.bw: was changed or replaced"):
+		tracks.content_key(["chr1"])
+
+
 # ---- broken, unfinished, contended, full ----------------------------------------------------------------------------
 
 
@@ -500,6 +583,35 @@ def test_two_builders_at_once_make_one_entry(world, many, tmp_path):
 	assert all(output.split()[-1] == total for output in outputs)
 	assert sum("at most" in output for output in outputs) == 1, "one of them read the inputs"
 	assert same_files(only_entry(tmp_path), many)
+
+
+def test_entries_made_together_do_not_wait_for_each_other(tmp_path):
+	"""Two that want the same entries in another order; one makes them, as a lock is taken in one order by all."""
+	keys, made = [digit * 32 for digit in "ab"], []
+
+	def make(places):
+		time.sleep(0.05)
+		made.append(sorted(places))
+		for place in places.values():
+			np.save(place / "codes.npy", np.arange(9))
+		return {key: {} for key in places}
+
+	with ThreadPoolExecutor(4) as pool:
+		orders = [keys, keys[::-1], keys, keys[:1]]
+		found = list(pool.map(lambda order: cache.open_entries(tmp_path, order, make), orders, timeout=60))
+	assert [sorted(entries) for entries in found] == [sorted(order) for order in orders]
+	assert sorted(key for some in made for key in some) == keys
+	forget()
+
+
+def test_entries_made_together_are_all_left_out_when_one_fails(tmp_path):
+	def make(places):
+		np.save(places["a" * 32] / "codes.npy", np.arange(9))
+		raise InputError("no")
+
+	with pytest.raises(InputError, match="no"):
+		cache.open_entries(tmp_path, ["b" * 32, "a" * 32], make)
+	assert list(tmp_path.iterdir()) == []
 
 
 def test_a_waiting_process_says_so_and_goes_on_when_the_other_dies(world, many, tmp_path):
