@@ -97,7 +97,8 @@ def discover(job: Job) -> None:
 	one_hot = central(StoredArray(job.ohe, "one-hot sequences"), job.start, job.end)
 	scores = central(StoredArray(job.attr, "contributions"), job.start, job.end)
 	print(f"TF-MoDISco: at work on {len(one_hot):,} windows of {job.end - job.start:,} bp", end="", flush=True)
-	print(f" with {numba.get_num_threads()} threads", flush=True)
+	n = numba.get_num_threads()
+	print(f" with {n} thread{'s' * (n != 1)}", flush=True)
 	positive, negative = TFMoDISco(
 		one_hot=one_hot,
 		hypothetical_contribs=scores,
