@@ -126,9 +126,7 @@ def without(package: str) -> Callable[[Place], Any]:
 		find = importlib.util.find_spec
 		hide = lambda name, *args: None if name.split(".")[0].lower() == package.lower() else find(name, *args)  # noqa: E731
 		place.monkeypatch.setattr(importlib.util, "find_spec", hide)
-		for module in [
-			name for name in sys.modules if name.split(".")[0] == "cherimoya_cli" and name.endswith("preflight")
-		]:
+		for module in [name for name in sys.modules if name in ("cherimoya_cli.preflight", "cherimoya_cli.modisco")]:
 			place.monkeypatch.setattr(sys.modules[module], "find_spec", hide, raising=False)
 		place.monkeypatch.setitem(sys.modules, package, None)
 
@@ -586,6 +584,66 @@ CASES = [
 		("signals holds reads (reads.bed) and bigWigs (signal.bw)",),
 	),
 	Case("missing extra", "pipeline", without("matplotlib"), INPUT, ("matplotlib", "pip install 'cherimoya[report]'")),
+	Case(
+		"missing extra of one step",
+		"pipeline",
+		without("modiscolite"),
+		INPUT,
+		(
+			"modisco-lite",
+			"pip install 'cherimoya[motifs]'",
+			'go on without it: skip_steps: ["motifs", "modisco_report"]',
+		),
+	),
+	Case(
+		"step that does not exist",
+		"pipeline",
+		change(skip_steps=["predict", "atribute"]),
+		SETTINGS,
+		("skip_steps: there is no step 'atribute'; did you mean 'attribute'?",),
+	),
+	Case(
+		"step left out that others need",
+		"pipeline",
+		change(skip_steps=["attribute"]),
+		SETTINGS,
+		("leaves out 'attribute', but seqlets", "model.attributions.ohe.npz", 'skip_steps: ["attribute", "seqlets"'),
+	),
+	Case(
+		"step to run again that is not there",
+		"pipeline",
+		change(rerun_steps="marginalize"),
+		SETTINGS,
+		("rerun_steps names 'marginalize'", "motifs is null"),
+	),
+	Case(
+		"motif database that is not there",
+		"pipeline",
+		change(motifs="absent.meme"),
+		INPUT,
+		("absent.meme: no such file",),
+	),
+	Case(
+		"motif database that is none",
+		"pipeline",
+		change(motifs="peaks.bed"),
+		INPUT,
+		("peaks.bed: holds no motif", "MEME"),
+	),
+	Case(
+		"pipeline with variants that are none",
+		"pipeline",
+		change(variants_parameters={"variants": "peaks.bed"}),
+		INPUT,
+		("peaks.bed: has the columns chr1",),
+	),
+	Case(
+		"models of variants that are none",
+		"pipeline",
+		both(variants("chr1\t600\tA\tC"), change(variants="v.tsv", variants_parameters={"models": "peaks.bed"})),
+		INPUT,
+		("peaks.bed",),
+	),
 	Case(
 		"pipeline with a truncated bigWig",
 		"pipeline",

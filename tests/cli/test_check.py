@@ -285,6 +285,6 @@ def test_the_example_is_good(capsys, monkeypatch, tmp_path):
 		if path.is_file():
 			shutil.copyfile(path, tmp_path / path.name)
 	monkeypatch.chdir(tmp_path)
-	for module in ("macs3", "matplotlib"):
-		pytest.importorskip(module.upper() if module == "macs3" else module)
+	for module in ("MACS3", "matplotlib", "tangermeme", "memelite", "modiscolite"):
+		pytest.importorskip(module)
 	assert main(["check", "-p", "params.json"]) == 0, capsys.readouterr().err
