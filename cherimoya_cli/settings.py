@@ -613,10 +613,12 @@ class AnnotationKeys(BaseModel):
 	match_threshold: float = Field(
 		0.05, gt=0, le=1, description="Largest p-value of a match that counts in the table of motifs."
 	)
-	n_score_bins: int = Field(100, ge=2, description="Bins of Tomtom's scores of columns.")
-	n_median_bins: int = Field(1000, ge=2, description="Bins for the medians of Tomtom's scores.")
-	n_target_bins: int = Field(100, ge=2, description="Bins that Tomtom rounds the motifs' columns to.")
-	n_cache: int = Field(250, ge=1, description="Room that Tomtom sets aside at first; no result depends on it.")
+	n_score_bins: int = Field(100, ge=10, le=1000, description="Bins of Tomtom's scores of columns.")
+	n_median_bins: int = Field(1000, ge=10, le=100_000, description="Bins for the medians of Tomtom's scores.")
+	n_target_bins: int = Field(100, ge=10, le=5000, description="Bins that Tomtom rounds the motifs' columns to.")
+	n_cache: int = Field(
+		250, ge=1, le=1000, description="Room that Tomtom sets aside at first; no result depends on it."
+	)
 
 
 class ModiscoKeys(BaseModel):
