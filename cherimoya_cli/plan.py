@@ -652,6 +652,10 @@ def needed_extras(steps: Sequence[Step]) -> list[Need]:
 			needs.append(Need("h5py", "hdf5", "output_format hdf5", step.name))
 		if step.settings.get("tensorboard"):
 			needs.append(Need("tensorboard", "tensorboard", "the setting tensorboard", step.name))
+		if step.settings.get("output_format") == "hdf5":
+			needs.append(Need("h5py", "hdf5", "output_format hdf5", step.name))
+		if step.settings.get("plot_filename") is not None:
+			needs.append(Need("matplotlib", "report", "plot_filename", step.name))
 		if step.name == "report":
 			needs.append(Need("matplotlib", "report", "the HTML report", step.name))
 		if step.name in _ON_MOTIFS:

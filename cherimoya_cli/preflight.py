@@ -432,9 +432,20 @@ def _check_model(settings: PipelineSettings, active: Sequence[Step]) -> None:
 	if is_remote(str(settings.model)):
 		return
 	model = Cherimoya.load(settings.model)
+	problems: list[CherimoyaError] = []
 	for step in active:
-		if step.name == "evaluate":  # the other steps use the same windows and tracks
-			check_model_fits(model, SimpleNamespace(**step.settings), source=settings.model)
+		values = dict(step.settings)
+		if step.name in ("marginalize", "variants") and values["model"] == settings.model:
+			# They read no tracks, and zeros stand in for controls.
+			values["signals"] = [["?"] * channels for channels in model.signal_groups]
+			values["controls"] = ["?"] * model.n_control_tracks or None
+		elif step.name != "evaluate":  # whose windows and tracks predict and attribute share
+			continue
+		try:
+			check_model_fits(model, SimpleNamespace(**values), source=settings.model)
+		except CherimoyaError as error:
+			problems.append(error)
+	raise_together(problems)
 
 
 def _some(names: Iterable[str], most: int = 4) -> str:

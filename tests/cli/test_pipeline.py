@@ -372,6 +372,20 @@ def test_motifs_that_are_none_are_told_first(project, bad_files, capfd):
 	assert "m.meme" in err and "Traceback" not in err
 
 
+def test_a_model_that_was_given_has_to_suit_every_step(project, bad_files, capfd):
+	from cherimoya import Cherimoya
+
+	pytest.importorskip("memelite")
+	Path("m.meme").write_text(
+		"MEME version 4\n\nALPHABET= ACGT\n\nMOTIF A\nletter-probability matrix: alength= 4 w= 1\n1 0 0 0\n"
+	)
+	Cherimoya(n_filters=4, n_layers=1, trimming=32, signal_groups=[1], random_state=0).save("m.torch")
+	changes = {"model": "m.torch", "motifs": "m.meme", "marginalize_parameters": {"in_window": 100}}
+	assert main(["pipeline", "-p", project(**changes)]) == 3
+	err = capfd.readouterr().err
+	assert "m.torch" in err and "in_window" in err and "36" in err and "Traceback" not in err
+
+
 @pytest.mark.parametrize(
 	("rank", "words"), [("0", ["started 2 processes", "fit_parameters.devices: 2"]), ("1", [])], ids=["first", "second"]
 )
