@@ -22,7 +22,7 @@ TRIM = 0.3
 
 _PACKAGES = ("modiscolite", "h5py", "hdf5plugin", "numba", "sklearn", "igraph", "leidenalg")
 _OF_REPORT = ("modiscolite", "h5py", "hdf5plugin", "memelite", "pandas", "logomaker", "matplotlib")
-_OLDEST = (2, 4)
+_OLDEST = 3
 _GROUPS = {"pos_patterns": 1, "neg_patterns": -1}
 
 _PAIRS = {"AC": "M", "AG": "R", "AT": "W", "CG": "S", "CT": "Y", "GT": "K"}
@@ -89,12 +89,12 @@ def require_modisco(*, report: bool) -> None:
 			raise missing_extra(name, extra="motifs", needed_for=needed_for)
 	try:
 		found = version("modisco-lite")
-		numbers = tuple(int(part) for part in found.split(".")[:2])
+		major = int(found.split(".")[0])
 	except (PackageNotFoundError, ValueError):  # a copy of its own making; take it as it is
 		return
-	if numbers < _OLDEST:
+	if major < _OLDEST:
 		raise MissingExtraError(
-			f"{needed_for} needs modisco-lite {'.'.join(map(str, _OLDEST))} or later, and {found} is installed; "
+			f"{needed_for} needs modisco-lite {_OLDEST}.0 or later, and {found} is installed; "
 			"replace it with: pip install --upgrade 'cherimoya[motifs]'"
 		)
 

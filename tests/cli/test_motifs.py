@@ -252,11 +252,11 @@ def test_missing_package_is_named_with_the_command_that_adds_it(
 		require_modisco(report=report)
 
 
-@pytest.mark.parametrize("version, refused", [("2.3.2", True), ("2.4.0", False), ("3.0.0", False), ("10.1", False)])
+@pytest.mark.parametrize("version, refused", [("2.4.0", True), ("3.0.0", False), ("3.1rc1", False), ("10", False)])
 def test_old_modisco_is_refused(monkeypatch: pytest.MonkeyPatch, version: str, refused: bool) -> None:
 	monkeypatch.setattr(modisco, "version", lambda name: version)
 	if refused:
-		with pytest.raises(MissingExtraError, match=r"2\.3\.2 is installed; replace it with: pip install --upgrade"):
+		with pytest.raises(MissingExtraError, match=r"2\.4\.0 is installed; replace it with: pip install --upgrade"):
 			require_modisco(report=False)
 	else:
 		require_modisco(report=False)
