@@ -208,6 +208,17 @@ def test_choices_that_make_no_plan(changes, fragments):
 		assert fragment in str(caught.value)
 
 
+@pytest.mark.parametrize("release", ["0.1", "0.2", "0.3"])
+def test_a_published_file_makes_every_step(release):
+	settings = load_settings("pipeline", Path(__file__).parent / "configs" / f"published_{release}_good.json")
+	steps = plan.make_plan(settings)
+	made = [name for name in STEPS if name not in ("peaks", "variants")]  # loci are given
+	assert [step.name for step in steps] == made
+	values = {step.name: step.settings for step in steps}
+	assert values["motifs"]["n_seqlets"] == 100_000 and values["annotation"]["n_jobs"] is None
+	assert values["marginalize"]["n_loci"] == 100 and values["modisco_report"]["motifs"] == "motifs.meme"
+
+
 def test_what_a_step_left_earlier_can_be_used(tmp_path, monkeypatch):
 	monkeypatch.chdir(tmp_path)
 	Path("run").mkdir()

@@ -236,6 +236,25 @@ def test_files_of_the_published_package_load(release, unused):
 	assert all(": " in notice and "\n" not in notice for notice in settings.notices)
 
 
+@pytest.mark.parametrize("release", ["0.1", "0.2", "0.3"])
+def test_every_key_of_a_published_file_is_read_or_explained(release):
+	path = CONFIGS / f"published_{release}_good.json"
+	settings = load_settings("pipeline", path)
+	said = " ".join(settings.notices)
+	content = json.loads(path.read_text())
+	for section, values in {"": content, **{key: content[key] for key in SECTIONS if key in content}}.items():
+		model = SECTIONS[section][1] if section else SETTINGS["pipeline"]
+		for key, value in values.items():
+			dotted = f"{section}.{key}" if section else key
+			if dotted == "fit_parameters.reverse_complement_average":  # of the measures
+				assert settings.evaluate_parameters.origins[key].key == dotted
+			elif value is not None and (key not in model.model_fields or key in model.forced):
+				assert dotted in said, dotted
+			elif value is not None and key not in SECTIONS and key != "n_jobs":
+				part = getattr(settings, section) if section else settings
+				assert part.origins[key].key == dotted
+
+
 def test_a_section_beats_the_top_level_which_beats_the_default():
 	settings = load_settings("pipeline", CONFIGS / "pipeline_good.json")
 	assert settings.fit_parameters.batch_size == 32  # null inherits
