@@ -1,5 +1,6 @@
 """Making items ahead of their use."""
 
+import itertools
 import threading
 
 import pytest
@@ -42,6 +43,20 @@ def test_items_are_made_at_most_so_far_ahead_and_a_pass_given_up_ends(depth):
 	running.close()
 	assert 5 <= len(made) <= 5 + depth
 	assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
+
+
+@pytest.mark.parametrize("clock, ahead", [(lambda: 0.0, False), (itertools.count().__next__, True)], ids=["0 s", "1 s"])
+def test_only_who_uses_items_for_a_while_has_a_thread_make_them(clock, ahead):
+	"""The first item is made when it is asked for; a use of no time lets the thread pause."""
+	names = list(prefetch((threading.current_thread().name for _ in range(50)), 2, clock=clock))
+	assert [name.startswith("prefetch") for name in names[20:]] == [ahead] * 30
+
+
+def test_items_are_made_ahead_again_once_they_are_in_use():
+	ticks = iter([0, 0] * 20 + [0, 1] * 20)
+	names = list(prefetch((threading.current_thread().name for _ in range(40)), 1, clock=ticks.__next__))
+	made = [name.startswith("prefetch") for name in names]
+	assert not any(made[15:20]) and all(made[25:])
 
 
 def test_items_are_made_while_others_are_in_use():
