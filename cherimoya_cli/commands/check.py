@@ -57,7 +57,7 @@ def explain(args: argparse.Namespace) -> int:
 
 
 def detect(path: str | None) -> str:
-	"""The command that a JSON is for: a pipeline if it has a section or reads, else the one with most of its own keys.
+	"""The command that a JSON is for: a pipeline by its keys or reads, else the command with most keys of its own.
 
 	Parameters
 	----------
@@ -71,7 +71,7 @@ def detect(path: str | None) -> str:
 	"""
 	from cherimoya_cli.loading import read_json
 	from cherimoya_cli.reads import is_reads
-	from cherimoya_cli.settings import SECTIONS, SETTINGS
+	from cherimoya_cli.settings import SECTIONS, SETTINGS, RunKeys
 
 	content = read_json(path) if path else {}
 	if "samples" in content:
@@ -79,7 +79,7 @@ def detect(path: str | None) -> str:
 			f"{path}: samples make it the JSON of a batch, which 'cherimoya batch run --dry-run -p {path}' looks at; "
 			"check is for a pipeline or a command"
 		)
-	if not content or content.keys() & SECTIONS.keys():
+	if not content or content.keys() & (SECTIONS.keys() | RunKeys.model_fields.keys()):
 		return "pipeline"
 	signals = content.get("signals")
 	if isinstance(signals, (str, list)) and any(isinstance(p, str) and is_reads(p) for p in _flat(signals)):

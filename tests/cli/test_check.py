@@ -79,6 +79,7 @@ def tables(text):
 		({"sequences": "g.fa", "fit_parameters": {}}, "pipeline"),
 		({"sequences": "g.fa", "seqlet_parameters": {}}, "pipeline"),
 		({"signals": ["a.bam"]}, "pipeline"),
+		({"signals": ["a.bw"], "loci": "p.bed", "skip_steps": ["report"]}, "pipeline"),
 		({"signals": [["a.bed.gz"]]}, "pipeline"),
 		({"signals": ["a.bw"], "loci": "p.bed"}, "fit"),
 		({"n_filters": 3}, "fit"),
