@@ -52,6 +52,9 @@ PROGRAMS = ("sbatch", "srun", "squeue", "scontrol")
 OURS = frozenset({"array", "dependency", "error", "open_mode", "output", "requeue", "signal", "wrap"})
 """Options of sbatch that `sbatch_options` cannot have, because requeueing and records depend on them."""
 
+REMEDY = "mend partition, time_limit, gpus, cpus, job_memory or sbatch_options"
+"""What to do when Slurm takes no job."""
+
 HOLD_SECONDS = 30.0
 """How long a job waits for the lock of the process that ran it before, or of the one that writes its ticket."""
 
@@ -185,18 +188,21 @@ class SlurmExecutor:
 		"""Submit one array; each job's record says so. The array's number."""
 		from submitit import SlurmExecutor as Submitter
 
+		parameters = self._parameters(jobs, part, after)
 		before = {job: read_record(job) for job in jobs}
 		for job, record in before.items():
 			write_record(job, queued(record, None))
 		try:
 			submitter = Submitter(folder, max_num_timeout=self.settings.max_requeues)
-			submitter.update_parameters(**self._parameters(jobs, part, after))
+			submitter.update_parameters(**parameters)
 			task = PipelineTask(self.settings.max_attempts, self.settings.cpus, self.program)
 			submitted = submitter.map_array(task, jobs)
 		except Exception as error:  # submitit raises what sbatch had to say as errors of its own
 			for job, record in before.items():
 				write_record(job, record)
-			raise ToolError(f"Slurm did not take {len(jobs):,} jobs: {_said(error)}") from error
+			gpus = parameters.get("gpus_per_node")
+			asked = f" (each with {gpus} GPU{'s' if gpus > 1 else ''})" if gpus else ""
+			raise ToolError(f"Slurm did not take {len(jobs):,} jobs{asked}: {_said(error)}; {REMEDY}") from error
 		for job, handle in zip(jobs, submitted, strict=True):
 			_note_ticket(job, handle.job_id)
 		return submitted[0].job_id.partition("_")[0]
@@ -237,8 +243,7 @@ class SlurmExecutor:
 		done = ask_slurm(["sbatch", "--test-only", *words, "--wrap=true"])
 		if done.returncode != 0:
 			raise SettingsError(
-				f"Slurm refuses the batch's jobs ({' '.join(words)}): {_one_line(done.stderr)}; mend partition, "
-				"time_limit, gpus, cpus, job_memory or sbatch_options"
+				f"Slurm refuses the batch's jobs ({' '.join(words)}): {_one_line(done.stderr)}; {REMEDY}"
 			)
 
 	def _new_folder(self) -> Path:

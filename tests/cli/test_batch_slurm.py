@@ -222,7 +222,7 @@ class TestSubmitting:
 		jobs = make_jobs(2)
 		write_record(jobs[1], Record(state=LOST, attempts=2, ticket="55_1"))
 		(cluster / "broken").touch()
-		with pytest.raises(ToolError, match=r"did not take 2 jobs: .*out of order"):
+		with pytest.raises(ToolError, match=r"did not take 2 jobs \(each with 1 GPU\): .*out of order; mend partition"):
 			SlurmExecutor(settings()).run(jobs)
 		assert [(read_record(job).state, read_record(job).ticket) for job in jobs] == [
 			("waiting", None),
