@@ -107,7 +107,7 @@ def measures(path):
 	return [[cell for name, cell in zip(header, row, strict=True) if "Time" not in name] for row in (header, *rows)]
 
 
-def wait_for(condition, folder, seconds=200):
+def wait_for(condition, folder, seconds=600):
 	"""Wait until a condition holds, or fail with the logs."""
 	deadline = time.monotonic() + seconds
 	while not condition():
