@@ -379,8 +379,10 @@ def bases(chosen: Chosen, rows: slice) -> "np.ndarray":
 
 
 def contributions(chosen: Chosen, parts: Parts) -> "Iterator[np.ndarray]":
-	"""Contributions of the bases that are there, (m, attr_window), a part at a time."""
+	"""Contributions of the bases that are there, (m, attr_window), some loci at a time."""
 	from cherimoya.interpret.attribution import projected_contributions
 
 	for rows, (scores,) in parts.read(len(chosen), "scores"):
-		yield projected_contributions(scores, bases(chosen, rows)).numpy()
+		for some in blocks(len(scores), _BLOCK):
+			place = slice(rows.start + some.start, rows.start + some.stop)
+			yield projected_contributions(scores[some], bases(chosen, place)).numpy()

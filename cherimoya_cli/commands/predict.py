@@ -223,14 +223,15 @@ def write_loci(paths: Sequence[Path], loaded: Loaded, parts: Parts, settings: An
 
 
 def expected_of_group(parts: Parts, n: int, group: int, channels: slice) -> "Iterator[np.ndarray]":
-	"""The expected counts of a group's channels, (m, c, out_window), a part at a time."""
+	"""The expected counts of a group's channels, (m, c, out_window), some loci at a time."""
 	import torch
 
 	from cherimoya.interpret.predict import expected_counts
 
 	for _, (logits, log_counts) in parts.read(n, "logits", "log_counts"):
-		logits, log_counts = torch.from_numpy(logits[:, channels]), torch.from_numpy(log_counts[:, group : group + 1])
-		yield expected_counts(logits, log_counts, [logits.shape[1]]).numpy()
+		for some in blocks(len(logits), _BLOCK):
+			own = torch.from_numpy(logits[some, channels])
+			yield expected_counts(own, torch.from_numpy(log_counts[some, group : group + 1]), [own.shape[1]]).numpy()
 
 
 def write_regions(paths: Sequence[Path], loaded: Loaded, parts: Parts, settings: Any) -> int:
