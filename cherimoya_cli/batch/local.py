@@ -357,6 +357,13 @@ class _Run:
 		while self.running:
 			for item in list(self.running):
 				over = time.monotonic() > deadline or len(self.heard) > 1
-				if (item.attempt.kill() if over else item.attempt.poll()) is not None:
+				try:
+					ended = (item.attempt.kill() if over else item.attempt.poll()) is not None
+				except (
+					CherimoyaError
+				) as error:  # its record cannot be written; the others are to end in order all the same
+					warn(f"{item.attempt.job.name}: {error}")
+					ended = True
+				if ended:
 					self.running.remove(item)
 			time.sleep(POLL_SECONDS if self.running else 0)

@@ -739,6 +739,22 @@ def test_an_interrupted_batch_stops_its_jobs_in_order(queue, number, code):
 	assert take_hold(jobs[0]) is not None
 
 
+def test_a_record_that_cannot_be_written_keeps_no_other_job_from_stopping(queue, capfd):
+	from cherimoya_cli.batch.local import _Run
+
+	jobs, executor = queue("long1", "long2", jobs_per_device=2)
+	run = _Run(executor, jobs, [])
+	while run.waiting:
+		assert run.start_next()
+	wait_for(lambda: Path("journal").exists() and len(journal("start")) == 2)
+	Path(jobs[0].record_path).unlink()
+	Path(jobs[0].record_path).mkdir()
+	run.end_all()
+	assert sorted(journal("stopped")) == ["long1", "long2"]
+	assert "long1: out/batch/long1/long1.job.json: cannot be written" in capfd.readouterr().err
+	assert read_record(jobs[1]).state == "stopped"
+
+
 def test_jobs_wait_for_memory(queue, monkeypatch, capfd):
 	jobs, executor = queue("a", "b", "c", jobs_per_device=3, job_memory=4 * 10**9, max_memory=10 * 10**9)
 	assert executor.run(jobs) == 0
