@@ -265,10 +265,11 @@ def _call_both(values: np.ndarray, options: dict[str, Any]) -> _Calls:
 
 
 def _call(values: np.ndarray, options: dict[str, Any]) -> _Calls:
-	"""The seqlets of high sums."""
+	"""The seqlets of high sums above 0: where all sums are low, those nearest to 0 stand out too, and mean nothing."""
 	from tangermeme.seqlet import recursive_seqlets
 
 	found = recursive_seqlets(values, additional_flanks=0, **options)
+	found = found[found["attribution"] > 0]
 	integers = (found[name].to_numpy(dtype=np.int64) for name in ("example_idx", "start", "end"))
 	return _Calls(*integers, found["p-value"].to_numpy(dtype=np.float64))
 

@@ -82,7 +82,7 @@ SETTINGS = {
 	"bin_width": 0.5,
 }
 PLACE = ("chromosome not in FASTA", "off the edge", "excluded")
-"""Reasons of commands that read no signals."""
+"""Reasons that need no signals."""
 
 COUNTS = ("chromosome not in bigWig", "too few counts", "too many counts")
 
@@ -107,7 +107,7 @@ CASES = {
 	"fit": ("training", "fit", [*PLACE, *COUNTS, "outlier", "chromosome not selected"]),
 	"fit, validation": ("validation", "fit", [*PLACE, *COUNTS, "chromosome not selected"]),
 	"evaluate": ("test", "evaluate", [*PLACE, *COUNTS, "chromosome not selected"]),
-	"predict": ("loci", "predict", [*PLACE, "chromosome not selected"]),
+	"predict": ("loci", "predict", [*PLACE, COUNTS[0], "chromosome not selected"]),
 	"attribute": ("loci", "attribute", [*PLACE, COUNTS[0], "chromosome not selected", "beyond max_loci"]),
 	"negatives": ("loci", "negatives", [*PLACE, COUNTS[0], "chromosome not selected"]),
 	"check": ("training", "check", [*PLACE, *COUNTS, "outlier", "chromosome not selected"]),

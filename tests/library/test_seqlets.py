@@ -91,6 +91,18 @@ def test_as_tangermeme_finds_them(flanks):
 	assert len(expected) > 10
 
 
+def test_where_nearly_all_contributions_are_positive_the_weakest_are_no_negative_seqlets():
+	"""With the sign turned, stretches near 0 stand out among sums far below it."""
+	rng = np.random.default_rng(0)
+	values = np.abs(rng.normal(0.2, 0.05, (60, 100))).astype(np.float32)
+	values[::2, 40:50] += 2
+	values[1::2, 60:64] = 0.001
+	found = find_seqlets(values, windows([200 * i for i in range(60)], width=100), threshold=0.05)
+	assert (found.attributions > 0).all()
+	assert set(found.rows.tolist()) == set(range(0, 60, 2))
+	assert all(30 < start - 200 * row < 60 for start, row in zip(found.starts, found.rows, strict=True))
+
+
 @pytest.mark.parametrize("wrap", [np.asarray, torch.tensor, lambda x: torch.tensor(x, requires_grad=True)])
 @pytest.mark.parametrize("block", [7, 1_024])
 def test_hypothetical_contributions(monkeypatch, wrap, block):
