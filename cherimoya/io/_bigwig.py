@@ -8,6 +8,7 @@ References
 The layout of bigWig files: Kent et al. 2010, Bioinformatics 26(17), 2204-2207, supplementary tables 5 to 17.
 """
 
+import itertools
 import os
 import struct
 import weakref
@@ -175,11 +176,12 @@ class BigWig:
 		offsets, ends = blocks.offsets[numbers], (blocks.offsets + blocks.sizes)[numbers]
 		between = offsets[1:] - ends[:-1]
 		cuts = np.flatnonzero((between < 0) | (between > _WASTE)) + 1
-		for group in np.split(np.arange(len(numbers)), cuts):
-			begin = int(offsets[group[0]])
-			data = memoryview(self._read(begin, int(ends[group[-1]]) - begin))
-			for start, end in zip((offsets[group] - begin).tolist(), (ends[group] - begin).tolist(), strict=True):
-				yield self._unzipped(data[start:end])
+		starts, stops = offsets.tolist(), ends.tolist()
+		for first, last in itertools.pairwise([0, *cuts.tolist(), len(starts)]):
+			begin = starts[first]
+			data = memoryview(self._read(begin, stops[last - 1] - begin))
+			for start, stop in zip(starts[first:last], stops[first:last], strict=True):
+				yield self._unzipped(data[start - begin : stop - begin])
 
 	def _unzipped(self, data: memoryview) -> bytes | memoryview:
 		"""A block, unzipped if the file is."""

@@ -315,16 +315,17 @@ def _read_regular(data: bytes, path: str, *, summits: bool) -> Loci | None:
 	data = data[at:]
 	data = data if data.endswith(b"\n") else data + b"\n"
 	text = np.frombuffer(data, dtype=np.uint8)
-	ends = np.flatnonzero(text == ord("\n"))
-	tabs = np.flatnonzero(text == ord("\t"))
-	n_columns = len(tabs) // len(ends) + 1
-	# Spaces at the ends of lines, and other characters that split or trim texts, need a closer look.
-	plain = data.isascii() and int((text < ord(" ")).sum()) == len(ends) + len(tabs)
-	if not plain or n_columns < 3 or len(tabs) != len(ends) * (n_columns - 1) or (text[ends - 1] <= ord(" ")).any():
+	n_columns = data.count(b"\t", 0, data.find(b"\n")) + 1
+	marks = np.flatnonzero(text < ord(" "))
+	# Other characters that split or trim texts, and spaces at the ends of lines, need a closer look.
+	if n_columns < 3 or len(marks) % n_columns or not data.isascii():
 		return None
-	tabs = tabs.reshape(len(ends), -1)
+	marks = marks.reshape(-1, n_columns)
+	tabs, ends = marks[:, :-1], marks[:, -1]
+	if (text[tabs] != ord("\t")).any() or (text[ends] != ord("\n")).any() or (text[ends - 1] <= ord(" ")).any():
+		return None
 	begins = np.concatenate([[0], ends[:-1] + 1])
-	if (tabs[:, 0] <= begins).any() or (tabs[:, -1] >= ends).any() or (tabs[1:, 0] <= ends[:-1]).any():
+	if (tabs[:, 0] <= begins).any():
 		return None
 	chroms = _column_of_names(data, text, begins, tabs[:, 0])
 	starts, stops = (

@@ -7,6 +7,7 @@ References
 The layout of bigWig files: Kent et al. 2010, Bioinformatics 26(17), 2204-2207, supplementary tables 5 to 17.
 """
 
+import itertools
 import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -341,13 +342,17 @@ def stretches(windows: Sequence[tuple[np.ndarray, int]], gap: int = LARGEST_GAP)
 	starts, ends, lots = starts[order], ends[order], lots[order]
 	new = np.flatnonzero(starts[1:] > np.maximum.accumulate(ends)[:-1] + gap) + 1
 	before = [0] * len(windows)
-	for group in np.split(np.arange(len(starts)), new):
-		pieces = (starts[group] - starts[group[0]]) // _LONGEST_STRETCH
-		for piece in np.split(group, np.flatnonzero(np.diff(pieces)) + 1):
-			counts = np.bincount(lots[piece], minlength=len(windows)).tolist()
-			rows = [slice(at, at + n) for at, n in zip(before, counts, strict=True)]
-			before = [at.stop for at in rows]
-			yield Stretch(starts[piece], ends[piece], rows)
+	heads = np.zeros(len(starts), dtype=np.int64)
+	heads[new] = new
+	heads = np.maximum.accumulate(heads)  # the first window of each one's stretch
+	pieces = (starts - starts[heads]) // _LONGEST_STRETCH
+	cuts = np.flatnonzero((np.diff(heads) > 0) | (np.diff(pieces) > 0)) + 1
+	for first, last in itertools.pairwise([0, *cuts.tolist(), len(starts)]):
+		piece = slice(first, last)
+		counts = np.bincount(lots[piece], minlength=len(windows)).tolist()
+		rows = [slice(at, at + n) for at, n in zip(before, counts, strict=True)]
+		before = [at.stop for at in rows]
+		yield Stretch(starts[piece], ends[piece], rows)
 
 
 def cut(values: np.ndarray, offsets: np.ndarray, width: int) -> np.ndarray:

@@ -480,9 +480,7 @@ def _place_filters(
 ) -> np.ndarray:
 	"""The reason, -1 for none, for which each locus drops by its place alone, shape=(n,)."""
 	reason = np.full(len(loci), -1, dtype=np.int8)
-	numbers: dict[str, int] = {}
-	inverse = np.array([numbers.setdefault(chrom, len(numbers)) for chrom in loci.chroms.tolist()], dtype=np.int64)
-	names = list(numbers)
+	names, inverse = _numbered(loci.chroms)
 	in_fasta = np.array([name in genome.chrom_sizes for name in names])[inverse]
 	in_tracks = np.array([all(name in t.chrom_sizes for t in tracks) for name in names])[inverse]
 	sizes = np.array([genome.chrom_sizes.get(name, 0) for name in names], dtype=np.int64)[inverse]
@@ -494,10 +492,27 @@ def _place_filters(
 		lo, hi = np.maximum(spans.lo, 0), np.minimum(spans.hi, sizes)
 		for region in regions:
 			inside = (lo >= region.start) & (hi <= (sizes if region.end is None else region.end))
-			selected |= (loci.chroms == region.chrom) & inside
+			selected |= np.array([name == region.chrom for name in names])[inverse] & inside
 		_drop(reason, ~selected, "chromosome not selected")
 	_drop(reason, (spans.wide_lo < 0) | (spans.wide_hi > sizes), "off the edge")
 	return reason
+
+
+def _numbered(chroms: np.ndarray) -> tuple[list[str], np.ndarray]:
+	"""The names of chromosomes, and the number of each locus's among them, shape=(n,); neighbours are mostly alike."""
+	heads = np.flatnonzero(np.append(True, chroms[1:] != chroms[:-1])[: len(chroms)])
+	numbers: dict[str, int] = {}
+	found = [numbers.setdefault(chrom, len(numbers)) for chrom in chroms[heads].tolist()]
+	return list(numbers), np.repeat(np.array(found, dtype=np.int64), np.diff(heads, append=len(chroms)))
+
+
+def _quantile(values: np.ndarray, q: float) -> np.ndarray:
+	"""``np.quantile(values, q, axis=0)`` of finite numbers, bit for bit, without what that imports in its first call."""
+	place = q * (len(values) - 1)
+	below = int(place)
+	above, share = min(below + 1, len(values) - 1), place - below
+	low, high = np.partition(values, [below, above], axis=0)[[below, above]].astype(np.float64)
+	return low + (high - low) * share if share < 0.5 else high - (high - low) * (1 - share)
 
 
 def exclusions_of(genome: Genome, exclusion_lists: Any) -> Loci | None:
@@ -548,7 +563,7 @@ def _count_filters(
 		_drop(reason, mask, "too many counts")
 	left = reason[wanted] < 0
 	if drop_outliers and left.any():
-		ceilings = _OUTLIER_FACTOR * np.quantile(totals[left], _OUTLIER_QUANTILE, axis=0)  # (n_left, G) -> (G,)
+		ceilings = _OUTLIER_FACTOR * _quantile(totals[left], _OUTLIER_QUANTILE)  # (n_left, G) -> (G,)
 		mask[wanted] = (totals > ceilings).any(axis=1)
 		_drop(reason, mask, "outlier")
 

@@ -10,7 +10,7 @@ from cherimoya.errors import InputError
 from cherimoya.io.genome import Genome
 from cherimoya.io.loci import read_loci
 from cherimoya.io.tracks import Tracks
-from cherimoya.io.windows import REASONS, Accounting, extract_windows
+from cherimoya.io.windows import REASONS, Accounting, _quantile, extract_windows
 
 FASTA_SIZES = {"chr1": 400, "chr2": 150, "chrNoSignal": 200}
 SIGNAL_SIZES = {"chr1": 400, "chr2": 150, "chrOther": 99}
@@ -298,3 +298,11 @@ def test_an_account_by_file(tmp_path, make_bed):
 	assert (account + account).files[files[0]].given == 6
 	twice = extract_windows([files[0]] * 2, {"chr1": "ACGT" * 100}, in_window=40, out_window=20).accounting
 	assert twice.files == {files[0]: account.files[files[0]] + account.files[files[0]]}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("n", [1, 2, 3, 100, 101, 997])
+@pytest.mark.parametrize("q", [0.01, 0.5, 0.99])
+def test_quantiles_are_those_of_numpy(dtype, n, q):
+	values = np.random.default_rng(n).lognormal(3, 2, (n, 2)).astype(dtype)
+	np.testing.assert_array_equal(_quantile(values, q), np.quantile(values, q, axis=0))
