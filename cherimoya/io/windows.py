@@ -507,7 +507,7 @@ def _numbered(chroms: np.ndarray) -> tuple[list[str], np.ndarray]:
 
 
 def _quantile(values: np.ndarray, q: float) -> np.ndarray:
-	"""``np.quantile(values, q, axis=0)`` of finite numbers, bit for bit, without what that imports in its first call."""
+	"""``np.quantile(values, q, axis=0)`` of float64, bit for bit, without the modules that its first call imports."""
 	place = q * (len(values) - 1)
 	below = int(place)
 	above, share = min(below + 1, len(values) - 1), place - below

@@ -300,9 +300,8 @@ def test_an_account_by_file(tmp_path, make_bed):
 	assert twice.files == {files[0]: account.files[files[0]] + account.files[files[0]]}
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
 @pytest.mark.parametrize("n", [1, 2, 3, 100, 101, 997])
 @pytest.mark.parametrize("q", [0.01, 0.5, 0.99])
-def test_quantiles_are_those_of_numpy(dtype, n, q):
-	values = np.random.default_rng(n).lognormal(3, 2, (n, 2)).astype(dtype)
+def test_quantiles_are_those_of_numpy(n, q):
+	values = np.random.default_rng(n).lognormal(3, 2, (n, 2)).round(1)
 	np.testing.assert_array_equal(_quantile(values, q), np.quantile(values, q, axis=0))
