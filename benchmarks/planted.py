@@ -7,7 +7,7 @@ stand among decoys, and a VCF of variants of the test chromosome: for each plant
 it, and beside it one that leaves all sites alone. Then it runs ``cherimoya pipeline`` from the bigWig to the report,
 and compares what came out with the truth:
 
-- **de novo motifs**: the best match of each planted motif among TF-MoDISco's patterns, as the mean over the motif's
+- **de novo motifs**: the largest of TF-MoDISco's patterns that match each planted motif best, by the mean over the motif's
   bases of the pattern's frequency of the consensus base, in the best of all alignments and both orientations;
 - **seqlets** (those of positive contribution, in the attributed windows): precision, the fraction that overlap a
   planted site by half of the shorter one; recall, the fraction of the strong sites (one altered base at most) that
@@ -36,6 +36,7 @@ TRAINING, VALIDATION, TEST = ["chr1", "chr2"], ["chr3"], ["chr4"]
 WINDOWS = {"in_window": 768, "out_window": 512}
 ATTR_WINDOW = 200
 N_DECOYS = 40
+NEAR = 0.05  # patterns whose agreement is less than this below the best one's are taken for the same motif
 STRONG = 1  # altered bases of a strong site, at most
 BASES = "ACGT"
 
@@ -226,14 +227,16 @@ def measures(path: Path) -> dict[str, float]:
 
 
 def compare_patterns(path: Path, planted: dict[str, str]) -> dict[str, Any]:
-	"""For each planted motif the best pattern: its name, its seqlets, and how much of the consensus it has."""
+	"""For each planted motif the largest pattern that is like it: its name, seqlets, and how much of the consensus."""
 	from cherimoya_cli.modisco import read_patterns
 
 	found: dict[str, Any] = {}
 	patterns = [pattern for pattern in read_patterns(path) if pattern.sign > 0]
 	for name, text in planted.items():
 		scored = [(agreement(np.asarray(pattern.ppm), text), pattern) for pattern in patterns]
-		score, best = max(scored, key=lambda pair: pair[0], default=(0.0, None))
+		top = max((score for score, _ in scored), default=0.0)
+		near = [(score, pattern) for score, pattern in scored if score > top - NEAR]
+		score, best = max(near, key=lambda pair: pair[1].n_seqlets, default=(0.0, None))
 		found[name] = {
 			"pattern": None if best is None else best.name,
 			"seqlets": 0 if best is None else int(best.n_seqlets),

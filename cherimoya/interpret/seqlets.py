@@ -136,8 +136,8 @@ def find_seqlets(
 	A stretch is judged by the sum of its contributions. Were the bases of all windows shuffled, how often would as
 	many in a row sum up to as much? That is its p-value. A stretch is a seqlet if it and all its parts of
 	`min_seqlet_len` and more have p-values below `threshold`; the longest come first, and do not overlap. Negative
-	seqlets are found in the same way with the sign turned. As contributions of neighbours go together, p-values rank
-	seqlets, and are no error rates.
+	seqlets are found in the same way with the sign turned; a sum that has the other sign with its flanks is none. As
+	contributions of neighbours go together, p-values rank seqlets, and are no error rates.
 
 	Where windows overlap, or a positive and a negative seqlet do, one of two seqlets that share at least half of the
 	shorter one, without flanks, is kept: that with the lower p-value.
@@ -183,7 +183,7 @@ def find_seqlets(
 	loci = read_loci(windows)
 	_check_windows(values, loci)
 	options = {"threshold": threshold, "min_seqlet_len": min_seqlet_len, "max_seqlet_len": max_seqlet_len}
-	calls = _call_both(values, options)
+	calls = _call_both(values, additional_flanks, options)
 	kept = _distinct(calls, loci)
 	return _table(calls.take(kept), values, loci, additional_flanks, n_repeats=len(calls.rows) - len(kept))
 
@@ -258,18 +258,25 @@ def _check_windows(values: np.ndarray, loci: Loci) -> None:
 		raise InputError(join_problems(problems))
 
 
-def _call_both(values: np.ndarray, options: dict[str, Any]) -> _Calls:
-	"""Positive and negative seqlets of all windows."""
-	calls = [_call(values, options), _call(np.negative(values), options)]
+def _call_both(values: np.ndarray, flanks: int, options: dict[str, Any]) -> _Calls:
+	"""Positive and negative seqlets of all windows.
+
+	Where nearly all contributions are positive, those around 0 stand out once the sign is turned. Such a dip beside a
+	motif is no negative seqlet: its sum, with its flanks, has the other sign.
+	"""
+	calls = []
+	for sign in (1, -1):
+		found = _call(values if sign > 0 else np.negative(values), options)
+		starts, ends = _widened(found, flanks, values.shape[1])
+		calls.append(found.take(sign * _sums(values, found.rows, starts, ends) > 0))
 	return _Calls(*(np.concatenate(arrays) for arrays in zip(*calls, strict=True)))
 
 
 def _call(values: np.ndarray, options: dict[str, Any]) -> _Calls:
-	"""The seqlets of high sums above 0: where all sums are low, those nearest to 0 stand out too, and mean nothing."""
+	"""The seqlets of high sums."""
 	from tangermeme.seqlet import recursive_seqlets
 
 	found = recursive_seqlets(values, additional_flanks=0, **options)
-	found = found[found["attribution"] > 0]
 	integers = (found[name].to_numpy(dtype=np.int64) for name in ("example_idx", "start", "end"))
 	return _Calls(*integers, found["p-value"].to_numpy(dtype=np.float64))
 
@@ -310,8 +317,7 @@ def _best(starts: np.ndarray, ends: np.ndarray, ranking: np.ndarray) -> np.ndarr
 
 def _table(calls: _Calls, values: np.ndarray, loci: Loci, flanks: int, *, n_repeats: int) -> Seqlets:
 	"""The calls with flanks and sums, in coordinates of the genome and sorted."""
-	starts = np.maximum(calls.starts - flanks, 0)
-	ends = np.minimum(calls.ends + flanks, values.shape[1])
+	starts, ends = _widened(calls, flanks, values.shape[1])
 	table = Seqlets(
 		chroms=loci.chroms[calls.rows],
 		starts=loci.starts[calls.rows] + starts,
@@ -322,6 +328,11 @@ def _table(calls: _Calls, values: np.ndarray, loci: Loci, flanks: int, *, n_repe
 		n_repeats=n_repeats,
 	)
 	return table[np.lexsort((table.p_values, table.ends, table.starts, table.chroms.astype(str)))]
+
+
+def _widened(calls: _Calls, flanks: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+	"""Where the calls begin and end in their windows, with flanks."""
+	return np.maximum(calls.starts - flanks, 0), np.minimum(calls.ends + flanks, width)
 
 
 def _sums(values: np.ndarray, rows: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:

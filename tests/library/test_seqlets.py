@@ -91,12 +91,13 @@ def test_as_tangermeme_finds_them(flanks):
 	assert len(expected) > 10
 
 
-def test_where_nearly_all_contributions_are_positive_the_weakest_are_no_negative_seqlets():
+@pytest.mark.parametrize("dip", [0.001, -0.001], ids=["above 0", "below 0"])
+def test_where_nearly_all_contributions_are_positive_the_weakest_are_no_negative_seqlets(dip):
 	"""With the sign turned, stretches near 0 stand out among sums far below it."""
 	rng = np.random.default_rng(0)
 	values = np.abs(rng.normal(0.2, 0.05, (60, 100))).astype(np.float32)
 	values[::2, 40:50] += 2
-	values[1::2, 60:64] = 0.001
+	values[1::2, 60:64] = dip
 	found = find_seqlets(values, windows([200 * i for i in range(60)], width=100), threshold=0.05)
 	assert (found.attributions > 0).all()
 	assert set(found.rows.tolist()) == set(range(0, 60, 2))
