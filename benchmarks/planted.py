@@ -7,8 +7,8 @@ stand among decoys, and a VCF of variants of the test chromosome: for each plant
 it, and beside it one that leaves all sites alone. Then it runs ``cherimoya pipeline`` from the bigWig to the report,
 and compares what came out with the truth:
 
-- **de novo motifs**: the largest of TF-MoDISco's patterns that match each planted motif best, by the mean over the motif's
-  bases of the pattern's frequency of the consensus base, in the best of all alignments and both orientations;
+- **de novo motifs**: the largest of TF-MoDISco's patterns that match each planted motif best, by the mean over the
+  motif's bases of the pattern's frequency of the consensus base, in the best of all alignments and orientations;
 - **seqlets** (those of positive contribution, in the attributed windows): precision, the fraction that overlap a
   planted site by half of the shorter one; recall, the fraction of the strong sites (one altered base at most) that
   such a seqlet covers; and how many of the annotated ones are named after the motif that lies there;
