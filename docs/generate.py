@@ -370,6 +370,58 @@ def ctcf_motif(results: Path = RESULTS) -> str:
 	)
 
 
+def planted(results: Path = RESULTS) -> str:
+	"""What the pipeline finds of motifs that were planted."""
+	record = _measured(results, "planted")
+	if record is None:
+		return "No results are there yet.\n"
+	seqlets, variants, ranks = record["seqlets"], record["variants"], record["marginalization_ranks"]
+	patterns = [found for found in record["patterns"].values() if isinstance(found, dict)]
+	similar = " and ".join(f"{found['agreement']:.2f} ({found['seqlets']:,} seqlets)" for found in patterns)
+	places = " and ".join(str(place) for name, place in ranks.items() if name != "motifs")
+	return (
+		f"| {record['genome_megabases']:g} Mb, {record['loci']:,} loci, {record['epochs']} epochs | |\n|---|---:|\n"
+		f"| TF-MoDISco: mean frequency of each motif's consensus in its pattern | {similar} |\n"
+		f"| positive seqlets that lie on a planted site (precision) | {seqlets['precision']:.1%} of "
+		f"{seqlets['positive_seqlets']:,} |\n"
+		f"| strong sites that have a seqlet (recall) | {seqlets['recall_strong']:.1%} of "
+		f"{seqlets['strong_sites']:,} |\n"
+		f"| of the seqlets on sites, named after their motif | {seqlets['named_after_their_motif']:.1%} |\n"
+		f"| ranks of the planted motifs by marginalization | {places} of {ranks['motifs']} |\n"
+		f"| variants that break a site against silent ones, AUROC | {variants['auroc']:.3f} |\n"
+		f"| log2 fold change, median | {variants['median_log2fc_broken']:+.2f} ({variants['broken']} broken), "
+		f"{variants['median_log2fc_silent']:+.3f} ({variants['silent']} silent) |\n"
+	)
+
+
+PIPELINES = {"ctcf": "CTCF, human chr22", "yeast": "The example, ATAC-seq of yeast"}
+
+
+def pipelines(results: Path = RESULTS) -> str:
+	"""The seconds that each step takes on real data, and the motifs that come first."""
+	record = _measured(results, "pipelines")
+	if record is None:
+		return "No results are there yet.\n"
+	found = {name: record[name] for name in PIPELINES if name in record}
+	steps = list(dict.fromkeys(step for run in found.values() for step in run["seconds"] if step != "all"))
+	lines = ["| step | " + " | ".join(PIPELINES[name] for name in found) + " |", "|---|" + "---:|" * len(found)]
+	for step in [*steps, "all"]:
+		cells = [f"{run['seconds'][step]:.0f} s" if step in run["seconds"] else "" for run in found.values()]
+		lines.append(f"| {step} | {' | '.join(cells)} |")
+	text = "\n".join(lines) + "\n"
+	for name, run in found.items():
+		threads = run["threads"]
+		first = [("seqlets", "motif"), ("patterns", "motif_1"), ("marginalization", "name")]
+		motifs = [run[key][0][column] if run[key] else "none" for key, column in first]
+		text += (
+			f"\n**{PIPELINES[name]}** ({threads} thread{'s' if threads > 1 else ''}): most seqlets are like "
+			f"{motifs[0]}, the largest pattern of TF-MoDISco is most like {motifs[1]}, and {motifs[2]} has the largest "
+			f"effect in background. Test loci: count Pearson {run['test']['count_pearson']:.2f}, area under the ROC "
+			f"curve {run['test']['auroc']:.2f}.\n"
+		)
+	return text
+
+
 def _ctcf_controls(record: dict[str, Any]) -> str:
 	"""The test region by itself, other matrices, and how far both methods agree."""
 	test = {name: f"{found['matching']:.1%}" for name, found in record["test_region"].items()}
@@ -405,6 +457,8 @@ def write(app: Any = None) -> None:
 	(FOLDER / "chunks_memory.inc.md").write_text(chunks_memory(), encoding="utf-8")
 	(FOLDER / "batch_scale.inc.md").write_text(batch_scale(), encoding="utf-8")
 	(FOLDER / "seqlets.inc.md").write_text(seqlets(), encoding="utf-8")
+	(FOLDER / "planted.inc.md").write_text(planted(), encoding="utf-8")
+	(FOLDER / "pipelines.inc.md").write_text(pipelines(), encoding="utf-8")
 	(FOLDER / "marginalize.inc.md").write_text(marginalize(), encoding="utf-8")
 
 

@@ -227,3 +227,49 @@ def test_the_scale_of_batches_is_measured_and_shown(load, tmp_path: Path, monkey
 	assert size["jobs"] == 20 and set(generate.BATCH_ACTIONS) < size.keys()
 	assert all(size[key]["seconds"] > 0 and size[key]["resident"] > 10**6 for key in generate.BATCH_ACTIONS)
 	assert "| 20 | " in generate.batch_scale(tmp_path)
+
+
+def test_what_was_planted_and_found_is_shown(load, tmp_path: Path) -> None:
+	generate = load("docs/generate.py")
+	assert generate.planted(tmp_path) == "No results are there yet.\n"
+	record = {
+		"genome_megabases": 8.0,
+		"loci": 2_000,
+		"epochs": 12,
+		"patterns": {
+			"first": {"pattern": "pattern_1", "seqlets": 318, "agreement": 0.964},
+			"second": {"pattern": "pattern_0", "seqlets": 1_341, "agreement": 0.951},
+			"positive_patterns": 3,
+		},
+		"seqlets": {"positive_seqlets": 869, "strong_sites": 785, "precision": 0.9966, "recall_strong": 0.985}
+		| {"named_after_their_motif": 0.918},
+		"marginalization_ranks": {"first": 1, "second": 2, "motifs": 42},
+		"variants": {"broken": 159, "silent": 158, "auroc": 0.9996}
+		| {"median_log2fc_broken": -0.613, "median_log2fc_silent": 0.001},
+	}
+	(tmp_path / "planted.json").write_text(json.dumps(record))
+	text = generate.planted(tmp_path)
+	assert "| 0.96 (318 seqlets) and 0.95 (1,341 seqlets) |" in text and "| 1 and 2 of 42 |" in text
+	assert "| 99.7% of 869 |" in text and "| 98.5% of 785 |" in text and "| 1.000 |" in text
+	assert "| -0.61 (159 broken), +0.001 (158 silent) |" in text
+
+
+def test_the_times_of_pipelines_are_shown(load, tmp_path: Path) -> None:
+	generate = load("docs/generate.py")
+	assert generate.pipelines(tmp_path) == "No results are there yet.\n"
+	ctcf = {
+		"threads": 1,
+		"seconds": {"peaks": 2.1, "fit": 169.3, "all": 171.4},
+		"test": {"profile_pearson": 0.13, "count_pearson": 0.537, "auroc": 0.957},
+		"seqlets": [{"motif": "MA0139.2 CTCF"}],
+		"patterns": [],
+		"marginalization": [{"name": "CTCF"}],
+	}
+	yeast = {**ctcf, "threads": 2, "seconds": {"fit": 60.0, "all": 60.0}}
+	(tmp_path / "pipelines.json").write_text(json.dumps({"ctcf": ctcf, "yeast": yeast}))
+	text = generate.pipelines(tmp_path)
+	assert "| peaks | 2 s |  |" in text and "| fit | 169 s | 60 s |" in text and "| all | 171 s | 60 s |" in text
+	assert (
+		"(1 thread): most seqlets are like MA0139.2 CTCF, the largest pattern of TF-MoDISco is most like none" in text
+	)
+	assert "(2 threads)" in text and "CTCF has the largest effect in background" in text
