@@ -348,7 +348,7 @@ def test_processes_do_not_change_the_result(larger, tmp_path, make_bigwig, monke
 	started = []
 	monkeypatch.setattr("subprocess.Popen", lambda *a, **k: started.append(1) or POPEN(*a, **k))
 	several = _run(larger, tmp_path, make_bigwig, workers=2)
-	assert len(started) == 2
+	assert len(started) == 1  # this process works too
 	assert one.loci.starts.tolist() == several.loci.starts.tolist() and one.to_dict() == several.to_dict()
 
 
