@@ -338,6 +338,25 @@ BATCH_ACTIONS = {
 	"status": "`status`",
 	"collect": "`collect`",
 }
+
+
+def batch_throughput(results: Path = RESULTS) -> str:
+	"""How many steps an hour devices train, with one job and with several at once."""
+	record = _measured(results, "batch_throughput")
+	if record is None:
+		return "No results are there yet.\n"
+	lines = [
+		"| device | jobs at once | time of the batch | steps an hour | beside one at once |",
+		"|---|---|---:|---:|---:|",
+	]
+	for device, found in record.items():
+		rates = [way["steps"] / way["seconds"] * 3600 for way in found["ways"]]
+		for way, rate in zip(found["ways"], rates, strict=True):
+			cells = f"{way['seconds']:,.0f} s | {rate:,.0f} | {rate / rates[0]:.2f}"
+			lines.append(f"| `{device}` ({found['machine']['cores']} cores) | {way['way']} | {cells} |")
+	return "\n".join(lines) + "\n"
+
+
 CHOSEN = {
 	"saturation_mutagenesis": "contributions by saturation mutagenesis",
 	"deep_lift_shap": "contributions by DeepLIFT/SHAP",
@@ -456,6 +475,7 @@ def write(app: Any = None) -> None:
 	(FOLDER / "windows_memory.inc.md").write_text(windows_memory(), encoding="utf-8")
 	(FOLDER / "chunks_memory.inc.md").write_text(chunks_memory(), encoding="utf-8")
 	(FOLDER / "batch_scale.inc.md").write_text(batch_scale(), encoding="utf-8")
+	(FOLDER / "batch_throughput.inc.md").write_text(batch_throughput(), encoding="utf-8")
 	(FOLDER / "seqlets.inc.md").write_text(seqlets(), encoding="utf-8")
 	(FOLDER / "planted.inc.md").write_text(planted(), encoding="utf-8")
 	(FOLDER / "pipelines.inc.md").write_text(pipelines(), encoding="utf-8")

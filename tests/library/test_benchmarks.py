@@ -229,6 +229,16 @@ def test_the_scale_of_batches_is_measured_and_shown(load, tmp_path: Path, monkey
 	assert "| 20 | " in generate.batch_scale(tmp_path)
 
 
+def test_the_throughput_of_devices_is_shown(load, tmp_path: Path) -> None:
+	generate = load("docs/generate.py")
+	assert generate.batch_throughput(tmp_path) == "No results are there yet.\n"
+	ways = [{"way": "1 at once", "seconds": 100.0, "steps": 200}, {"way": "2 at once", "seconds": 80.0, "steps": 200}]
+	(tmp_path / "batch_throughput.json").write_text(json.dumps({"cpu": {"machine": {"cores": 2}, "ways": ways}}))
+	text = generate.batch_throughput(tmp_path)
+	assert "| `cpu` (2 cores) | 1 at once | 100 s | 7,200 | 1.00 |" in text
+	assert "| `cpu` (2 cores) | 2 at once | 80 s | 9,000 | 1.25 |" in text
+
+
 def test_what_was_planted_and_found_is_shown(load, tmp_path: Path) -> None:
 	generate = load("docs/generate.py")
 	assert generate.planted(tmp_path) == "No results are there yet.\n"
