@@ -87,6 +87,7 @@ def project(tiny_genome, tmp_path_factory):
 	return folder, atac, chip, background
 
 
+@pytest.mark.slow
 def test_two_assays_make_one_model(project):
 	folder, atac, chip, background = project
 	code, output = run(folder)

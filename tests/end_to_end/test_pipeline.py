@@ -181,6 +181,7 @@ def weights(folder):
 	return torch.load(folder / "run/x.final.torch", weights_only=True)["state_dict"]
 
 
+@pytest.mark.slow
 def test_a_kill_during_fit_loses_fit_alone(copied):
 	"""After SIGKILL the next run redoes fit and what needs it, and nothing before; the model is that of a whole run."""
 	whole = weights(copied)
