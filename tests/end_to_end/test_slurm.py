@@ -119,7 +119,7 @@ def batch_settings(project):
 	"""Six samples: one that trains for long, four that are alike, and one with a broken signal."""
 	settings = json.loads((project / "settings.json").read_text())
 	(project / "broken.bw").write_bytes(b"this is no bigWig")
-	longer = {"max_epochs": 6, "early_stopping": None}
+	longer = {"max_epochs": 60, "early_stopping": None}  # half a minute: time enough for a signal while it trains
 	samples = [{"name": "long", "random_state": 5, "fit_parameters": longer}]
 	samples += [{"name": f"s{i}", "random_state": i} for i in range(4)]
 	samples += [{"name": "broken", "random_state": 4, "signals": ["broken.bw"]}]
@@ -134,10 +134,10 @@ def test_six_jobs(slurm, project):
 	assert "Slurm has 6 jobs" in output
 	log = project / "out/b/long/long.log"
 	wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 2, project)
-	assert "in Slurm's queue already" in run(project, "batch", "run", "-p", "batch.json", environment=slurm)
 	ticket = record(project, "long")["ticket"]
 	with suppress(subprocess.TimeoutExpired):  # while others of an array wait, scancel takes the signal for not sent
 		subprocess.run(["scancel", "--signal=USR2", ticket], env=slurm, timeout=2)
+	assert "in Slurm's queue already" in run(project, "batch", "run", "-p", "batch.json", environment=slurm)
 
 	at_once = []
 
