@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import zipfile
 import zlib
@@ -20,7 +21,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cherimoya.errors import CherimoyaError, InputError, Interrupted, MissingFileError
+from cherimoya.errors import CherimoyaError, InputError, Interrupted, MissingFileError, SettingsError
 from cherimoya_cli.inference import Progress, model_path
 from cherimoya_cli.resuming import content_of, identity_of
 from cherimoya_cli.stopping import OutOfTime, StopRequest, stop_on_signals
@@ -139,7 +140,27 @@ def blocks(n: int, size: int) -> Iterator[slice]:
 	return (slice(first, min(first + size, n)) for first in range(0, n, size))
 
 
-def earlier_seed(folder: str | Path) -> int | None:
+def draw_seed(settings: Any, folder: str | Path, *, merge: bool) -> None:
+	"""Put a seed into the settings when they leave it open, and say it.
+
+	Raises
+	------
+	SettingsError
+		A shard leaves it open, and so might draw another than the other shards.
+	"""
+	if settings.random_state is not None:
+		return
+	if settings.shard is not None and not merge:
+		raise SettingsError(
+			f"{settings.source}: random_state is null, but the shards of a run need one seed; set it to a number"
+		)
+	earlier = _earlier_seed(folder) if settings.resume is not False or merge else None
+	settings.random_state = secrets.randbits(31) if earlier is None else earlier
+	origin = "a seed was drawn" if earlier is None else "the seed of the run that was interrupted is taken"
+	say(f"random_state is null, so {origin}: {settings.random_state}")
+
+
+def _earlier_seed(folder: str | Path) -> int | None:
 	"""The seed of a run that has left parts, for one that leaves its own open; None if there is none."""
 	manifest = _read_manifest(Path(folder))
 	return None if manifest is None else manifest["identity"].get("random_state")

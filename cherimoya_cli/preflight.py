@@ -23,6 +23,7 @@ from cherimoya.errors import (
 	ToolError,
 	join_problems,
 	missing_extra,
+	split_problems,
 )
 from cherimoya.io._files import cache_folder, is_remote
 from cherimoya.io.names import REMEDY, alike
@@ -61,21 +62,13 @@ def raise_together(errors: Sequence[CherimoyaError]) -> None:
 		return
 	if len(errors) == 1:
 		raise errors[0]
-	texts = dict.fromkeys(line for error in errors for line in _separate(str(error)))
+	texts = dict.fromkeys(line for error in errors for line in split_problems(str(error)))
 	message = join_problems(texts)
 	if any(isinstance(error, SettingsError) for error in errors):
 		raise SettingsError(message)
 	if all(isinstance(error, MissingFileError) for error in errors):
 		raise MissingFileError(message)
 	raise InputError(message)
-
-
-def _separate(message: str) -> list[str]:
-	"""The problems of a message that may itself be a numbered list of them."""
-	head, *lines = message.split("\n")
-	if head.endswith(" problems:") and all(line.startswith("  ") for line in lines):
-		return [line.strip().split(". ", 1)[-1] for line in lines]
-	return [message]
 
 
 # ---- settings alone ---------------------------------------------------------------------------------

@@ -1,11 +1,9 @@
 """``cherimoya attribute``: the contribution of each base to a prediction."""
 
 import argparse
-import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cherimoya.errors import SettingsError
 from cherimoya_cli.chunks import (
 	Parts,
 	Shard,
@@ -15,7 +13,7 @@ from cherimoya_cli.chunks import (
 	blocks,
 	chunk_flags,
 	chunk_length,
-	earlier_seed,
+	draw_seed,
 	identity_of_results,
 	save_streams,
 	stopping_soon,
@@ -121,7 +119,8 @@ def run(args: argparse.Namespace) -> int:
 	"""Load a model and windows, score every base in chunks, write; returns the exit code."""
 	settings = settings_from_args("attribute", args, flags=chunk_flags(args))
 	folder = f"{settings.name}.attributions.parts"
-	draw_seed(settings, folder, merge=args.merge)
+	if needs_shuffles(settings):
+		draw_seed(settings, folder, merge=args.merge)
 	check_outputs(settings, attribution_paths(settings))
 	device = resolve_device(settings.device)
 	loaded = load(settings, device)
@@ -144,23 +143,6 @@ def run(args: argparse.Namespace) -> int:
 		write(chosen, loaded.chrom_sizes, parts, settings)
 		parts.clear()
 	return 0
-
-
-def draw_seed(settings: Any, folder: str, *, merge: bool) -> None:
-	"""Put a seed into the settings when they leave it open and shuffles need one, and say it."""
-	if settings.random_state is not None or not needs_shuffles(settings):
-		return
-	if settings.shard is not None and not merge:
-		raise SettingsError(
-			f"{settings.source}: random_state is null, but the shards of a run need one seed; set it to a number"
-		)
-	earlier = earlier_seed(folder) if settings.resume is not False or merge else None
-	if earlier is not None:
-		settings.random_state = earlier
-		say(f"random_state is null; the seed of the run that was interrupted is taken: {earlier}")
-		return
-	settings.random_state = secrets.randbits(31)
-	say(f"random_state is null, so a seed was drawn: {settings.random_state}")
 
 
 def needs_shuffles(settings: Any) -> bool:

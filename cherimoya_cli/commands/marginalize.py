@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from cherimoya_cli.chunks import (
 	at_work,
 	chunk_flags,
 	chunk_length,
-	earlier_seed,
+	draw_seed,
 	identity_of_results,
 	stopping_soon,
 	work_through,
@@ -104,20 +103,6 @@ def run(args: argparse.Namespace) -> int:
 		write(loaded, parts, settings)
 		parts.clear()
 	return 0
-
-
-def draw_seed(settings: Any, folder: str, *, merge: bool) -> None:
-	"""Put a seed into the settings when they leave it open, and say it."""
-	if settings.random_state is not None:
-		return
-	if settings.shard is not None and not merge:
-		raise SettingsError(
-			f"{settings.source}: random_state is null, but the shards of a run need one seed; set it to a number"
-		)
-	earlier = earlier_seed(folder) if settings.resume is not False or merge else None
-	settings.random_state = secrets.randbits(31) if earlier is None else earlier
-	origin = "a seed was drawn" if earlier is None else "the seed of the run that was interrupted is taken"
-	say(f"random_state is null, so {origin}: {settings.random_state}")
 
 
 def check_folder(settings: Any) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +14,7 @@ from cherimoya_cli.chunks import (
 	at_work,
 	chunk_flags,
 	chunk_length,
-	earlier_seed,
+	draw_seed,
 	stopping_soon,
 	work_through,
 )
@@ -83,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
 	"""Load models and variants, score in chunks, write; returns the exit code."""
 	settings = settings_from_args("variants", args, flags=chunk_flags(args))
 	folder = f"{settings.name}.variants.parts"
-	draw_seed(settings, folder, merge=args.merge)
+	if settings.n_background is not None:
+		draw_seed(settings, folder, merge=args.merge)
 	check_outputs(settings, output_paths(settings))
 	check_inputs_kept(settings)
 	device = resolve_device(settings.device)
@@ -122,20 +122,6 @@ def check_inputs_kept(settings: Any) -> None:
 			raise SettingsError(
 				f"{settings.source}: {path} is the file of variants itself; give the output another name"
 			)
-
-
-def draw_seed(settings: Any, folder: str, *, merge: bool) -> None:
-	"""Put a seed into the settings when they leave it open and a background needs one, and say it."""
-	if settings.random_state is not None or settings.n_background is None:
-		return
-	if settings.shard is not None and not merge:
-		raise SettingsError(
-			f"{settings.source}: random_state is null, but the shards of a run need one seed; set it to a number"
-		)
-	earlier = earlier_seed(folder) if settings.resume is not False or merge else None
-	settings.random_state = secrets.randbits(31) if earlier is None else earlier
-	origin = "a seed was drawn" if earlier is None else "the seed of the run that was interrupted is taken"
-	say(f"random_state is null, so {origin}: {settings.random_state}")
 
 
 def load(settings: Any, device: "torch.device") -> Loaded:
