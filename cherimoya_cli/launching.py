@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cherimoya.errors import SettingsError, ToolError
 from cherimoya_cli import process
-from cherimoya_cli.stopping import GRACE_SECONDS, LAST_SECONDS
+from cherimoya_cli.stopping import GRACE_SECONDS, LAST_SECONDS, signals_heard
 from cherimoya_cli.utils import resolve_device, warn
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def launch(arguments: Sequence[str], devices: Sequence["torch.device"]) -> int:
 	ToolError
 		A rank was killed, or ended without a word.
 	"""
-	with tempfile.TemporaryDirectory(prefix="cherimoya-ranks-") as folder, _heard() as heard:
+	with tempfile.TemporaryDirectory(prefix="cherimoya-ranks-") as folder, signals_heard() as heard:
 		ranks: list[_Rank] = []
 		try:
 			for i, device in enumerate(devices):
@@ -217,21 +217,6 @@ def launch(arguments: Sequence[str], devices: Sequence["torch.device"]) -> int:
 				if rank.reader is not None:
 					rank.reader.join(timeout=1)
 	return _outcome(ranks, heard)
-
-
-@contextmanager
-def _heard() -> Iterator[list[int]]:
-	"""The SIGINTs and SIGTERMs that this process gets while the block runs."""
-	numbers: list[int] = []
-	if threading.current_thread() is not threading.main_thread():  # Python lets no other thread hear signals
-		yield numbers
-		return
-	before = {n: signal.signal(n, lambda got, _: numbers.append(got)) for n in (signal.SIGINT, signal.SIGTERM)}
-	try:
-		yield numbers
-	finally:
-		for number, handler in before.items():
-			signal.signal(number, handler)
 
 
 def _start(arguments: Sequence[str], number: int, device: str, size: int, folder: str) -> _Rank:

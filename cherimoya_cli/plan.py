@@ -648,8 +648,6 @@ def needed_extras(steps: Sequence[Step]) -> list[Need]:
 			files = [p for key in ("signals", "controls") for group in read_groups(step.settings[key]) for p in group]
 			if any(path.lower().endswith((".bam", ".sam", ".cram")) for path in files):
 				needs.append(Need("pysam", "pipeline", "reading SAM, BAM and CRAM", step.name))
-		if step.settings.get("output_format") == "hdf5":
-			needs.append(Need("h5py", "hdf5", "output_format hdf5", step.name))
 		if step.settings.get("tensorboard"):
 			needs.append(Need("tensorboard", "tensorboard", "the setting tensorboard", step.name))
 		if step.settings.get("output_format") == "hdf5":

@@ -122,3 +122,18 @@ def leave_signals_to_parent(_worker: int = 0) -> None:
 	"""Make a process that prepares batches deaf to what its parent hears too, and deals with."""
 	for number in (signal.SIGINT, signal.SIGTERM):
 		signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def signals_heard() -> Iterator[list[int]]:
+	"""The SIGINTs and SIGTERMs that this process gets while the block runs."""
+	numbers: list[int] = []
+	if threading.current_thread() is not threading.main_thread():  # Python lets no other thread hear signals
+		yield numbers
+		return
+	before = {n: signal.signal(n, lambda got, _: numbers.append(got)) for n in (signal.SIGINT, signal.SIGTERM)}
+	try:
+		yield numbers
+	finally:
+		for number, handler in before.items():
+			signal.signal(number, handler)

@@ -1,12 +1,9 @@
 """Jobs on this machine: as many at once as its devices and its memory allow, each a process of its own."""
 
 import os
-import signal
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +25,7 @@ from cherimoya_cli.batch.records import (
 	take_hold,
 	write_record,
 )
+from cherimoya_cli.stopping import signals_heard
 from cherimoya_cli.utils import resolve_device, say, warn
 
 if TYPE_CHECKING:
@@ -165,27 +163,12 @@ class LocalExecutor:
 
 	def run(self, jobs: Sequence[Job]) -> int:
 		"""Run jobs to their ends; returns 0, 4 if some failed, 130 or 143 if it was interrupted."""
-		with _signals() as heard:
+		with signals_heard() as heard:
 			return _Run(self, jobs, heard).run()
 
 	def need_of(self, job: Job, slot: Slot) -> int:
 		"""Bytes of memory that a job takes there."""
 		return estimate_memory(job, gpu=slot.gpu) if self.job_memory is None else self.job_memory
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-	"""The SIGINTs and SIGTERMs that this process gets while the block runs."""
-	heard: list[int] = []
-	if threading.current_thread() is not threading.main_thread():  # Python lets no other thread hear signals
-		yield heard
-		return
-	before = {n: signal.signal(n, lambda number, _: heard.append(number)) for n in (signal.SIGINT, signal.SIGTERM)}
-	try:
-		yield heard
-	finally:
-		for number, handler in before.items():
-			signal.signal(number, handler)
 
 
 class _Run:
