@@ -156,7 +156,7 @@ class SlurmExecutor:
 		known = tickets()
 		ready = [job for job in jobs if not self._is_seen_to(job, known)]
 		if len(ready) < len(jobs):
-			say(f"{len(jobs) - len(ready):,} of {len(jobs):,} jobs are in Slurm's queue already.")
+			say(f"{len(jobs) - len(ready):,} of {len(jobs):,} jobs are in Slurm's queue already, or have just ended.")
 		if not ready:
 			return 0
 		folder = self._new_folder()
@@ -174,15 +174,16 @@ class SlurmExecutor:
 		return 0
 
 	def _is_seen_to(self, job: Job, known: Iterable[str]) -> bool:
-		"""Whether Slurm has a job, or another process is at work on it."""
+		"""Whether Slurm has a job, another process is at work on it, or it has ended since it was found to be due."""
 		record = read_record(job)
 		if record.ticket in known and record.state in (QUEUED, RUNNING, STOPPED, LOST):
 			return True
 		hold = take_hold(job)
 		if hold is None:
 			return True
+		record = read_record(job)
 		hold.release()
-		return record.ticket is None and is_elsewhere(job, record)
+		return not is_due(record, digest_of(job)) or (record.ticket is None and is_elsewhere(job, record))
 
 	def _submit(self, jobs: Sequence[Job], part: Part, after: str | None, folder: Path) -> str:
 		"""Submit one array; each job's record says so. The array's number."""

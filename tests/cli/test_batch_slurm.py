@@ -15,7 +15,18 @@ pytest.importorskip("submitit")
 from cherimoya.errors import MissingExtraError, SettingsError, ToolError
 from cherimoya_cli.batch import slurm
 from cherimoya_cli.batch.jobs import Job
-from cherimoya_cli.batch.records import DONE, FAILED, LOST, QUEUED, RUNNING, STOPPED, Record, read_record, write_record
+from cherimoya_cli.batch.records import (
+	DONE,
+	FAILED,
+	LOST,
+	QUEUED,
+	RUNNING,
+	STOPPED,
+	Record,
+	digest_of,
+	read_record,
+	write_record,
+)
 from cherimoya_cli.batch.slurm import PipelineTask, SlurmExecutor, divide
 from cherimoya_cli.settings import BatchSettings
 
@@ -208,6 +219,18 @@ class TestSubmitting:
 		assert [read_record(job).ticket for job in jobs] == ["101_0", "102", "101_2"]
 		(cluster / "queue").write_text("101_0\n102\n101_2\n")
 		assert executor.run(jobs) == 0 and not (cluster / "103.sh").exists()
+
+	@pytest.mark.parametrize("state", [DONE, FAILED])
+	def test_a_job_that_ends_while_the_command_starts_is_not_submitted_again(self, cluster, state):
+		jobs = make_jobs(2)
+		ended = Record(state=state, ticket="55_1", attempts=1, settings=digest_of(jobs[1]))
+		write_record(jobs[1], ended)
+		SlurmExecutor(settings()).run(jobs)
+		assert options_of(cluster / "101.sh").get("array") is None
+		assert read_record(jobs[1]) == ended
+		Path(jobs[1].json_path).write_text("{}")  # other settings: it is due again
+		SlurmExecutor(settings()).run(jobs[1:])
+		assert (read_record(jobs[1]).state, read_record(jobs[1]).ticket) == (QUEUED, "102")
 
 	def test_a_job_that_another_process_has_is_left_to_it(self, cluster):
 		from cherimoya_cli.batch.records import take_hold

@@ -95,10 +95,10 @@ def record(folder, name):
 	return json.loads((folder / f"out/b/{name}/{name}.job.json").read_text())
 
 
-def logs(folder):
-	"""What jobs, and Slurm, had to say."""
-	paths = [*folder.glob("out/b/*/*.job.log.txt"), *folder.glob("out/b.slurm/*/*.out")]
-	return "\n".join(f"--- {path}\n{path.read_text()}" for path in sorted(paths))
+def show_logs(folder):
+	"""Print what jobs, and Slurm, had to say, for who looks at a test that failed."""
+	for path in sorted([*folder.glob("out/b/*/*.job.log.txt"), *folder.glob("out/b.slurm/*/*.out")]):
+		print(f"--- {path}\n{path.read_text()}")
 
 
 def measures(path):
@@ -108,10 +108,12 @@ def measures(path):
 
 
 def wait_for(condition, folder, seconds=600):
-	"""Wait until a condition holds, or fail with the logs."""
+	"""Wait until a condition holds, or show the logs and fail."""
 	deadline = time.monotonic() + seconds
 	while not condition():
-		assert time.monotonic() < deadline, logs(folder)
+		if time.monotonic() > deadline:
+			show_logs(folder)
+			pytest.fail(f"waited {seconds} s")
 		time.sleep(0.3)
 
 
@@ -152,7 +154,8 @@ def test_six_jobs(slurm, project):
 	records = {name: record(project, name) for name in (*names, "broken", "long")}
 	found = {name: (values["state"], values["attempts"]) for name, values in records.items()}
 	expected = {**dict.fromkeys(names, ("done", 1)), "broken": ("failed", 1), "long": ("done", 2)}
-	assert found == expected, logs(project)
+	show_logs(project)
+	assert found == expected
 	assert records["long"]["ticket"] == ticket and "broken.bw" in records["broken"]["reason"]
 	assert {values["device"] for values in records.values()} == {"cuda:0", "cuda:1"}
 	printed = (project / "out/b/long/long.job.log.txt").read_text()
@@ -162,7 +165,7 @@ def test_six_jobs(slurm, project):
 	shutil.copy(project / "reads/yeast.bw", project / "broken.bw")
 	assert "Slurm has 1 job" in run(project, "batch", "retry", "-p", "batch.json", environment=slurm)
 	wait_for(lambda: record(project, "broken")["state"] in ("done", "failed"), project)
-	assert (record(project, "broken")["state"], record(project, "broken")["attempts"]) == ("done", 2), logs(project)
+	assert (record(project, "broken")["state"], record(project, "broken")["attempts"]) == ("done", 2)
 	assert {path: path.stat().st_mtime_ns for path in before} == before
 	assert "Slurm has" not in run(project, "batch", "run", "-p", "batch.json", environment=slurm)
 
