@@ -14,7 +14,16 @@ import numpy as np
 from cherimoya.errors import InputError
 from cherimoya.io._gather import Arrays, Request, Sources, Widths
 from cherimoya.io.genome import Genome, one_hot
-from cherimoya.io.loci import Loci, Region, midpoints, overlaps_any, read_exclusions, read_loci, rename_regions
+from cherimoya.io.loci import (
+	Loci,
+	Region,
+	midpoints,
+	overlaps_any,
+	read_exclusions,
+	read_loci,
+	rename_regions,
+	rows_by_chrom,
+)
 from cherimoya.io.names import REMEDY, alike
 from cherimoya.io.storage import Wanted, hash_ahead, load
 from cherimoya.io.tracks import Tracks, group_totals, sum_groups
@@ -537,8 +546,9 @@ def _excluded(loci: Loci, spans: _Spans, exclusion_lists: Any, genome: Genome) -
 	exclusions = exclusions_of(genome, exclusion_lists)
 	if exclusions is None:
 		return mask
-	for chrom in set(exclusions.chroms.tolist()):
-		ours, theirs = np.flatnonzero(loci.chroms == chrom), exclusions.chroms == chrom
+	rows = rows_by_chrom(loci.chroms)
+	for chrom, theirs in rows_by_chrom(exclusions.chroms).items():
+		ours = rows.get(chrom, theirs[:0])
 		mask[ours] = overlaps_any(
 			exclusions.starts[theirs], exclusions.ends[theirs], spans.wide_lo[ours], spans.wide_hi[ours]
 		)
