@@ -1,4 +1,4 @@
-"""Writes bigWig files of values at every base, as they come: memory does not grow with what is written.
+"""Writes bigWig files of values at single bases, as they come: memory does not grow with what is written.
 
 References
 ----------
@@ -15,9 +15,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 _MAGIC, _CHROMS_MAGIC, _INDEX_MAGIC = 0x888FFC26, 0x78CA8C91, 0x2468ACE0
-_FIXED_STEP = 3
+_VARIABLE_STEP, _FIXED_STEP = 2, 3
 _LEVEL = 2  # of compression; more takes twice as long for these values, and gains nothing
-_PER_BLOCK = 8_192  # values of a block
+_PER_BLOCK = 8_192  # values of a block; half of that where each comes with its position
 _ZOOMS_PER_BLOCK = 1_024
 _PER_NODE = 256  # children of a node of a tree
 _SUMMARY = struct.Struct("<Q4d")
@@ -96,9 +96,7 @@ class BigWigWriter:
 		ValueError
 			They are not in order, or leave the chromosome.
 		"""
-		number, end = self._numbers[chrom], start + len(values)
-		if (number, start) < self._at or start < 0 or end > self.sizes[chrom]:
-			raise ValueError(f"{chrom}:{start}-{end} is not after what was added before, or leaves the chromosome")
+		number, end = self._placed(chrom, start, start + len(values))
 		if not len(values):
 			return
 		if (number, start) != self._at:
@@ -108,6 +106,27 @@ class BigWigWriter:
 		self._waiting.append(np.asarray(values, dtype="<f4"))
 		self._n_waiting += len(values)
 		self._write_waiting()
+
+	def add_points(self, chrom: str, positions: np.ndarray, values: np.ndarray) -> None:
+		"""Add the values of bases that lie apart, shape=(n,), after those that were added before; many at a time.
+
+		Raises
+		------
+		ValueError
+			They are not in order, or leave the chromosome.
+		"""
+		positions = np.asarray(positions, dtype=np.int64)
+		if not len(positions):
+			return
+		self._write_waiting(all_of_it=True)
+		self._at = self._placed(chrom, int(positions[0]), int(positions[-1]) + 1)
+		self._begin = self._at[1]
+		if (np.diff(positions) < 1).any():
+			raise ValueError(f"the positions on {chrom} are not in order")
+		values = np.asarray(values, dtype="<f4")
+		size = max(1, _PER_BLOCK // 2)
+		for first in range(0, len(positions), size):
+			self._write_points(positions[first : first + size], values[first : first + size])
 
 	def close(self) -> None:
 		"""Write the indexes, the zoom levels and the header."""
@@ -141,6 +160,13 @@ class BigWigWriter:
 		for zoom in self._zooms:
 			zoom.close()
 
+	def _placed(self, chrom: str, start: int, end: int) -> tuple[int, int]:
+		"""The number of the chromosome and the base after the last one of [start, end), if it can come next."""
+		number = self._numbers[chrom]
+		if (number, start) < self._at or start < 0 or end > self.sizes[chrom]:
+			raise ValueError(f"{chrom}:{start}-{end} is not after what was added before, or leaves the chromosome")
+		return number, end
+
 	def _write_waiting(self, *, all_of_it: bool = False) -> None:
 		"""Write the values that fill blocks, or all; what a block holds does not depend on how values came."""
 		if self._n_waiting < _PER_BLOCK and not (all_of_it and self._n_waiting):
@@ -153,23 +179,39 @@ class BigWigWriter:
 		self._n_waiting = len(values) - n
 
 	def _write_block(self, values: np.ndarray) -> None:
-		"""Write some values, and let the summary and the zoom levels know."""
-		chrom, start, end = self._at[0], self._begin, self._begin + len(values)
-		head = struct.pack("<5I2BH", chrom, start, end, 1, 1, _FIXED_STEP, 0, len(values))
-		data = zlib.compress(head + values.tobytes(), _LEVEL)
+		"""Write the values of neighbouring bases."""
+		start, end = self._begin, self._begin + len(values)
+		edges = np.arange((start // REDUCTIONS[0] + 1) * REDUCTIONS[0], end, REDUCTIONS[0])
+		edges = np.concatenate([[start], edges])
+		bins = _bins(self._at[0], edges, np.append(edges[1:], end), edges - start, values)
+		self._write(start, end, 1, _FIXED_STEP, values, bins)
+		self._begin = end
+
+	def _write_points(self, positions: np.ndarray, values: np.ndarray) -> None:
+		"""Write the values of bases that lie apart."""
+		start, end = int(positions[0]), int(positions[-1]) + 1
+		first = np.concatenate([[0], np.flatnonzero(np.diff(positions // REDUCTIONS[0])) + 1])
+		ends = positions[np.append(first[1:], len(positions)) - 1] + 1
+		bins = _bins(self._at[0], positions[first], ends, first, values)
+		columns = np.stack([positions.astype("<u4"), values.view("<u4")], axis=1)  # (n,) -> (n, 2)
+		self._write(start, end, 0, _VARIABLE_STEP, columns, bins)
+
+	def _write(self, start: int, end: int, step: int, kind: int, content: np.ndarray, bins: np.ndarray) -> None:
+		"""Write a block, and let the summary and the zoom levels know what it holds."""
+		chrom = self._at[0]
+		head = struct.pack("<5I2BH", chrom, start, end, step, 1, kind, 0, len(content))
+		data = zlib.compress(head + content.tobytes(), _LEVEL)
 		self._entries.append(_Entry(chrom, start, end, self._file.tell(), len(data)))
 		self._file.write(data)
-		bins = _bins(chrom, start, values.astype(np.float64), REDUCTIONS[0])
 		n, low, high, total, squares = self._summary
 		self._summary = [
-			n + len(values),
+			n + len(content),
 			min(low, float(bins["min"].min())),
 			max(high, float(bins["max"].max())),
 			total + float(bins["sum"].sum()),
 			squares + float(bins["squares"].sum()),
 		]
 		self._zooms[0].add(bins)
-		self._begin = end
 
 
 class _Zoom:
@@ -243,15 +285,12 @@ class _Zoom:
 		self._waiting = self._waiting[n:]
 
 
-def _bins(chrom: int, start: int, values: np.ndarray, reduction: int) -> np.ndarray:
-	"""The bins that neighbouring bases fall into, and what they hold of them."""
-	end = start + len(values)
-	edges = np.arange((start // reduction + 1) * reduction, end, reduction)
-	edges = np.concatenate([[start], edges])
-	bins = np.empty(len(edges), dtype=_BIN)
-	bins["chrom"], bins["start"], bins["end"] = chrom, edges, np.append(edges[1:], end)
-	bins["valid"] = bins["end"] - bins["start"]
-	first = edges - start
+def _bins(chrom: int, starts: np.ndarray, ends: np.ndarray, first: np.ndarray, values: np.ndarray) -> np.ndarray:
+	"""Bins from their bases [starts, ends), the first value of each, and the values."""
+	values = values.astype(np.float64)
+	bins = np.empty(len(first), dtype=_BIN)
+	bins["chrom"], bins["start"], bins["end"] = chrom, starts, ends
+	bins["valid"] = np.diff(first, append=len(values))
 	bins["min"], bins["max"] = np.minimum.reduceat(values, first), np.maximum.reduceat(values, first)
 	bins["sum"], bins["squares"] = np.add.reduceat(values, first), np.add.reduceat(values**2, first)
 	return bins
