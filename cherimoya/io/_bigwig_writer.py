@@ -5,12 +5,14 @@ References
 The layout of bigWig files: Kent et al. 2010, Bioinformatics 26(17), 2204-2207, supplementary tables 5 to 19.
 """
 
+import itertools
 import os
 import struct
 import tempfile
 import zlib
+from array import array
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
@@ -20,6 +22,7 @@ _LEVEL = 2  # of compression; more takes twice as long for these values, and gai
 _PER_BLOCK = 8_192  # values of a block; half of that where each comes with its position
 _ZOOMS_PER_BLOCK = 1_024
 _PER_NODE = 256  # children of a node of a tree
+_BINS_AT_ONCE = 4_096  # that the zoom levels take; a lot costs them time however small it is
 _SUMMARY = struct.Struct("<Q4d")
 REDUCTIONS = tuple(32 * 4**level for level in range(10))
 """Bases of a zoom level's bins; those wider than every chromosome are left out, but for the first."""
@@ -41,14 +44,26 @@ _ZOOM = np.dtype(
 )
 
 
-class _Entry(NamedTuple):
-	"""A block: the bases [start, end) of a chromosome that it is about, and where it lies."""
+class _Entries:
+	"""Blocks: the bases [start, end) of a chromosome that each is about, and where it lies; 40 bytes a block."""
 
-	chrom: int
-	start: int
-	end: int
-	offset: int
-	size: int
+	def __init__(self) -> None:
+		self._numbers = array("q")
+
+	def __len__(self) -> int:
+		return len(self._numbers) // 5
+
+	def add(self, chrom: int, start: int, end: int, offset: int, size: int) -> None:
+		"""Note another block, which lies behind the others."""
+		self._numbers.extend((chrom, start, end, offset, size))
+
+	def leaves(self, shift: int) -> np.ndarray:
+		"""The leaves of an index, for blocks that have moved by so many bytes."""
+		chrom, start, end, offset, size = np.array(self._numbers, dtype=np.int64).reshape(-1, 5).T
+		leaves = np.zeros(len(self), dtype=_LEAF)
+		for name, column in zip(_LEAF.names, (chrom, start, chrom, end, offset + shift, size), strict=True):
+			leaves[name] = column
+		return leaves
 
 
 class BigWigWriter:
@@ -70,7 +85,9 @@ class BigWigWriter:
 		self._begin = 0
 		self._waiting: list[np.ndarray] = []
 		self._n_waiting = 0
-		self._entries: list[_Entry] = []
+		self._entries = _Entries()
+		self._bins: list[np.ndarray] = []  # for the zoom levels
+		self._n_bins = 0
 		self._summary = [0, np.inf, -np.inf, 0.0, 0.0]
 		widest = max(self.sizes.values())
 		reductions = [reduction for reduction in REDUCTIONS if reduction < max(widest, REDUCTIONS[0] + 1)]
@@ -131,17 +148,18 @@ class BigWigWriter:
 	def close(self) -> None:
 		"""Write the indexes, the zoom levels and the header."""
 		self._write_waiting(all_of_it=True)
+		self._hand_on()
 		for zoom in self._zooms:
 			zoom.flush()
 		file = self._file
 		index_at = file.tell()
-		file.write(_index(self._entries, index_at, file.tell(), 1))
+		file.write(_index(self._entries.leaves(0), index_at, file.tell(), 1))
 		zooms = b""
 		for zoom in self._zooms:
 			zoom_at = file.tell()
-			entries = zoom.copy_to(file)
+			leaves = zoom.copy_to(file)
 			zooms += struct.pack("<II2Q", zoom.reduction, 0, zoom_at, file.tell())
-			file.write(_index(entries, file.tell(), file.tell(), _ZOOMS_PER_BLOCK))
+			file.write(_index(leaves, file.tell(), file.tell(), _ZOOMS_PER_BLOCK))
 		file.write(struct.pack("<I", _MAGIC))
 		file.seek(self._data_at)
 		file.write(struct.pack("<Q", len(self._entries)))
@@ -201,7 +219,7 @@ class BigWigWriter:
 		chrom = self._at[0]
 		head = struct.pack("<5I2BH", chrom, start, end, step, 1, kind, 0, len(content))
 		data = zlib.compress(head + content.tobytes(), _LEVEL)
-		self._entries.append(_Entry(chrom, start, end, self._file.tell(), len(data)))
+		self._entries.add(chrom, start, end, self._file.tell(), len(data))
 		self._file.write(data)
 		n, low, high, total, squares = self._summary
 		self._summary = [
@@ -211,7 +229,16 @@ class BigWigWriter:
 			total + float(bins["sum"].sum()),
 			squares + float(bins["squares"].sum()),
 		]
-		self._zooms[0].add(bins)
+		self._bins.append(bins)
+		self._n_bins += len(bins)
+		if self._n_bins >= _BINS_AT_ONCE:
+			self._hand_on()
+
+	def _hand_on(self) -> None:
+		"""Let the zoom levels have the bins."""
+		if self._bins:
+			self._zooms[0].add(_together(self._bins))
+		self._bins, self._n_bins = [], 0
 
 
 class _Zoom:
@@ -220,9 +247,9 @@ class _Zoom:
 	def __init__(self, reduction: int, coarser: "_Zoom | None", folder: str) -> None:
 		self.reduction, self.coarser = reduction, coarser
 		self._spool = tempfile.TemporaryFile(dir=folder)
-		self._entries: list[_Entry] = []
+		self._entries = _Entries()
 		self._open = np.empty(0, dtype=_BIN)  # the last bin, which may go on
-		self._waiting = np.empty(0, dtype=_BIN)
+		self._waiting = np.empty(0, dtype=_ZOOM)
 		self._n = 0
 
 	@classmethod
@@ -235,7 +262,7 @@ class _Zoom:
 
 	def add(self, bins: np.ndarray) -> None:
 		"""Take bins that are finer, or parts of this level's, in order."""
-		bins = _joined(np.concatenate([self._open, bins]), self.reduction)
+		bins = _joined(_together([self._open, bins]), self.reduction)
 		self._open = bins[-1:]
 		self._done(bins[:-1])
 
@@ -245,14 +272,14 @@ class _Zoom:
 		self._open = self._open[:0]
 		self._write(len(self._waiting))
 
-	def copy_to(self, file: BinaryIO) -> list[_Entry]:
-		"""Write the level's blocks to a file, after their number; where they lie there."""
+	def copy_to(self, file: BinaryIO) -> np.ndarray:
+		"""Write the level's blocks to a file, after their number; the leaves of their index there."""
 		file.write(struct.pack("<I", self._n))
 		start = file.tell()
 		self._spool.seek(0)
 		while data := self._spool.read(1 << 20):
 			file.write(data)
-		return [entry._replace(offset=start + entry.offset) for entry in self._entries]
+		return self._entries.leaves(start)
 
 	def close(self) -> None:
 		"""Let go of the file of its own."""
@@ -264,22 +291,23 @@ class _Zoom:
 			return
 		if self.coarser is not None:
 			self.coarser.add(bins)
-		for some in np.split(bins, np.flatnonzero(np.diff(bins["chrom"])) + 1):
-			if len(self._waiting) and self._waiting["chrom"][0] != some["chrom"][0]:
+		packed = np.empty(len(bins), dtype=_ZOOM)
+		for name in _ZOOM.names:
+			packed[name] = bins[name]
+		cuts = (np.flatnonzero(np.diff(bins["chrom"])) + 1).tolist()
+		for first, last in itertools.pairwise([0, *cuts, len(packed)]):
+			if len(self._waiting) and self._waiting[0]["chrom"] != packed[first]["chrom"]:
 				self._write(len(self._waiting))
-			self._waiting = np.concatenate([self._waiting, some])
+			self._waiting = _together([self._waiting, packed[first:last]])
 			self._write(len(self._waiting) // _ZOOMS_PER_BLOCK * _ZOOMS_PER_BLOCK)
 
 	def _write(self, n: int) -> None:
 		"""Write the first n of the bins that wait."""
 		for first in range(0, n, _ZOOMS_PER_BLOCK):
 			bins = self._waiting[first : min(first + _ZOOMS_PER_BLOCK, n)]
-			packed = np.empty(len(bins), dtype=_ZOOM)
-			for name in _ZOOM.names:
-				packed[name] = bins[name]
-			data = zlib.compress(packed.tobytes(), _LEVEL)
-			place = int(bins["chrom"][0]), int(bins["start"][0]), int(bins["end"][-1])
-			self._entries.append(_Entry(*place, self._spool.tell(), len(data)))
+			data = zlib.compress(bins.tobytes(), _LEVEL)
+			place = int(bins[0]["chrom"]), int(bins[0]["start"]), int(bins[-1]["end"])
+			self._entries.add(*place, self._spool.tell(), len(data))
 			self._spool.write(data)
 		self._n += n
 		self._waiting = self._waiting[n:]
@@ -294,6 +322,11 @@ def _bins(chrom: int, starts: np.ndarray, ends: np.ndarray, first: np.ndarray, v
 	bins["min"], bins["max"] = np.minimum.reduceat(values, first), np.maximum.reduceat(values, first)
 	bins["sum"], bins["squares"] = np.add.reduceat(values, first), np.add.reduceat(values**2, first)
 	return bins
+
+
+def _together(lots: Sequence[np.ndarray]) -> np.ndarray:
+	"""Lots of one type, with fields, one after the other; numpy is slow to find the type of the result by itself."""
+	return np.concatenate(lots, dtype=lots[0].dtype)
 
 
 def _joined(bins: np.ndarray, reduction: int) -> np.ndarray:
@@ -321,7 +354,7 @@ def _chrom_tree(sizes: Mapping[str, int], at: int) -> bytes:
 	while len(levels[0]) > 1:  # the first name below each node; its place follows
 		above = [(node[0][0], b"") for node in levels[0]]
 		levels.insert(0, [above[i : i + per_node] for i in range(0, len(above), per_node)])
-	tree, size = b"", 4 + per_node * (width + 8)
+	tree, size = bytearray(), 4 + per_node * (width + 8)
 	below = at + len(head)
 	for depth, level in enumerate(levels):
 		below += size * len(level)
@@ -335,13 +368,8 @@ def _chrom_tree(sizes: Mapping[str, int], at: int) -> bytes:
 	return head + tree
 
 
-def _index(entries: Sequence[_Entry], at: int, data_end: int, per_block: int) -> bytes:
+def _index(leaves: np.ndarray, at: int, data_end: int, per_block: int) -> bytes:
 	"""The R tree of blocks, for the offset at which it is written."""
-	leaves = np.zeros(len(entries), dtype=_LEAF)
-	if entries:
-		chrom, start, end, offset, size = (np.array(column) for column in zip(*entries, strict=True))
-		for name, column in zip(_LEAF.names, (chrom, start, chrom, end, offset, size), strict=True):
-			leaves[name] = column
 	levels = [leaves]
 	while len(levels[0]) > _PER_NODE:
 		groups = np.arange(0, len(levels[0]), _PER_NODE)
@@ -350,9 +378,11 @@ def _index(entries: Sequence[_Entry], at: int, data_end: int, per_block: int) ->
 		above["chrom"], above["start"] = levels[0]["chrom"][groups], levels[0]["start"][groups]
 		above["end_chrom"], above["end"] = levels[0]["end_chrom"][last], levels[0]["end"][last]
 		levels.insert(0, above)
-	place = (leaves["chrom"][0], leaves["start"][0], leaves["end_chrom"][-1], leaves["end"][-1]) if entries else [0] * 4
-	head = struct.pack("<IIQ4IQII", _INDEX_MAGIC, _PER_NODE, len(entries), *place, data_end, per_block, 0)
-	tree, below = b"", at + len(head)
+	place = (
+		(leaves["chrom"][0], leaves["start"][0], leaves["end_chrom"][-1], leaves["end"][-1]) if len(leaves) else [0] * 4
+	)
+	head = struct.pack("<IIQ4IQII", _INDEX_MAGIC, _PER_NODE, len(leaves), *place, data_end, per_block, 0)
+	tree, below = bytearray(), at + len(head)
 	for depth, level in enumerate(levels):
 		nodes = [level[i : i + _PER_NODE].copy() for i in range(0, len(level), _PER_NODE)] or [level]
 		below += sum(4 + node.nbytes for node in nodes)

@@ -38,8 +38,13 @@ def tracks(draw):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(made=tracks(), per_block=st.sampled_from([3, 50, 8_192]), per_node=st.sampled_from([2, 256]))
-def test_values_come_back_however_they_are_divided(tmp_path, made, per_block, per_node):
+@given(
+	made=tracks(),
+	per_block=st.sampled_from([3, 50, 8_192]),
+	per_node=st.sampled_from([2, 256]),
+	at_once=st.sampled_from([1, 5, 4_096]),
+)
+def test_values_come_back_however_they_are_divided(tmp_path, made, per_block, per_node, at_once):
 	sizes, lots = made
 	expected = {chrom: np.full(size, np.nan, dtype=np.float32) for chrom, size in sizes.items()}
 	for chrom, start, values in lots:
@@ -48,6 +53,7 @@ def test_values_come_back_however_they_are_divided(tmp_path, made, per_block, pe
 		patch.setattr(_bigwig_writer, "_PER_BLOCK", per_block)
 		patch.setattr(_bigwig_writer, "_PER_NODE", per_node)
 		patch.setattr(_bigwig_writer, "_ZOOMS_PER_BLOCK", 2)
+		patch.setattr(_bigwig_writer, "_BINS_AT_ONCE", at_once)
 		path = write(tmp_path / "a.bw", sizes, lots)
 		again = [(c, s + i, v[i : i + 7]) for c, s, v in lots for i in range(0, len(v), 7)]
 		data = (tmp_path / "a.bw").read_bytes()
@@ -141,8 +147,10 @@ def test_zoom_levels_hold_what_they_should(tmp_path):
 						assert found[k] == pytest.approx(function(some.astype(float)), abs=0.05)
 
 
-def test_many_chromosomes_and_an_order_of_their_own(tmp_path):
+@pytest.mark.parametrize("per_node", [256, 5], ids=["two levels", "five levels"])
+def test_many_chromosomes_and_an_order_of_their_own(tmp_path, monkeypatch, per_node):
 	"""More than a node of the tree of names holds, in an order that is not that of the names."""
+	monkeypatch.setattr(_bigwig_writer, "_PER_NODE", per_node)
 	rng = np.random.default_rng(1)
 	sizes = {f"scaffold_{i}": int(rng.integers(5, 60)) for i in rng.permutation(1_000)}
 	lots = [(chrom, 2, rng.random(size - 2)) for i, (chrom, size) in enumerate(sizes.items()) if i % 3]
@@ -152,6 +160,10 @@ def test_many_chromosomes_and_an_order_of_their_own(tmp_path):
 		for chrom, start, values in lots:
 			found = file.values(chrom, start, sizes[chrom], numpy=True)
 			assert np.array_equal(found, np.asarray(values, dtype=np.float32))
+			assert file.stats(chrom, type="max")[0] == pytest.approx(np.max(values))  # of the zoom levels
+	chrom, start, values = lots[-1]
+	found = Tracks(path).windows([chrom], [start], len(values))[0, 0]
+	assert np.array_equal(found, np.asarray(values, dtype=np.float32))
 
 
 def test_nothing_to_write(tmp_path):
