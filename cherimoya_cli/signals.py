@@ -53,6 +53,17 @@ def signal_paths(name: str, values: Mapping[str, Any]) -> dict[str, list[list[st
 	return paths
 
 
+def outputs(values: Mapping[str, Any]) -> list[str]:
+	"""The files that the step leaves, from its settings: bigWigs, and the record of where the reads went."""
+	made = signal_paths(values["name"], values).values()
+	return [*(path for groups in made for group in groups for path in group), record_path(values["name"])]
+
+
+def record_path(name: str) -> str:
+	"""The file that says where a run's reads went."""
+	return f"{name}.signals.record.json"
+
+
 def write_signal(
 	path: str | Path,
 	chrom_sizes: Mapping[str, int],
@@ -173,7 +184,7 @@ def _nothing_left(files: Sequence[str], accountings: Sequence[ReadAccounting], c
 
 def work(settings: dict[str, Any]) -> None:
 	"""Convert, and write the record beside the bigWigs."""
-	write_json(f"{settings['name']}.signals.record.json", make_signals(settings))
+	write_json(record_path(settings["name"]), make_signals(settings))
 
 
 if __name__ == "__main__":
