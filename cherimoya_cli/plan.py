@@ -352,15 +352,12 @@ def make_plan(settings: PipelineSettings) -> list[Step]:
 	Raises
 	------
 	SettingsError
-		When a step needs a file that is not there from one that is left out, when two steps write one file, or when
-		``rerun_steps`` names a step that this run does not have.
+		When a step needs a file that is not there from one that is left out, or when two steps write one file.
 	"""
 	steps = every_step(settings)
 	skipped, again = set(settings.skip_steps or ()), set(settings.rerun_steps or ())
 	chosen = [replace(step, rerun=step.name in again) for step in steps if step.name not in skipped]
 	problems = [*_problems_of_skipping(steps, chosen), *_problems_of_names(steps)]
-	for name in sorted(again - {step.name for step in steps}):
-		problems.append(f"rerun_steps names '{name}', which this run does not have, because {_WHY_NOT[name]}")
 	if any(step.name == "marginalize" and step.settings["loci"] is None for step in chosen):
 		problems.append(
 			"marginalize puts motifs into background loci, and there are none, as negatives is null and skip_steps "
@@ -371,6 +368,19 @@ def make_plan(settings: PipelineSettings) -> list[Step]:
 	if problems:
 		raise SettingsError(join_problems(f"{settings.source}: {problem}" for problem in problems))
 	return chosen
+
+
+def names_without_step(settings: PipelineSettings) -> list[str]:
+	"""Which names in ``skip_steps`` and ``rerun_steps`` are of steps that this run does not have, a sentence each."""
+	there = {step.name for step in every_step(settings)}
+	if "negatives" in (settings.skip_steps or ()) and settings.fit_parameters.negatives is None:
+		there.add("negatives")  # which are not planned because they are skipped
+	return [
+		f"{key} names '{name}', a step that this run does not have, because {_WHY_NOT[name]}"
+		for key in ("skip_steps", "rerun_steps")
+		for name in dict.fromkeys(getattr(settings, key) or ())
+		if name not in there
+	]
 
 
 def _problems_of_skipping(steps: Sequence[Step], chosen: Sequence[Step]) -> list[str]:

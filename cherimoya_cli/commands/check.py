@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cherimoya.errors import CherimoyaError, InputError, MissingFileError, SettingsError
 from cherimoya_cli.measuring import write_accounting
-from cherimoya_cli.utils import say, settings_from_args
+from cherimoya_cli.utils import say, settings_from_args, warn
 
 if TYPE_CHECKING:
 	from cherimoya.io import Accounting, Genome, Loci
@@ -102,11 +102,13 @@ def _flat(value: Any) -> list[Any]:
 
 def check_pipeline(settings: "PipelineSettings") -> "dict[str, Accounting]":
 	"""Check a pipeline as its preflight does, and show its plan and the accounting of its loci."""
-	from cherimoya_cli.plan import forecast, make_plan
+	from cherimoya_cli.plan import forecast, make_plan, names_without_step
 	from cherimoya_cli.preflight import check_run, check_settings
 
 	check_settings(settings)
 	steps = make_plan(settings)
+	for text in names_without_step(settings):
+		warn(f"note: {settings.source}: {text}")
 	forecasts = forecast(steps, trust=settings.skip)
 	show_files(steps)
 	say("Steps:")

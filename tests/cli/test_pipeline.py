@@ -405,6 +405,17 @@ def test_torchrun_is_refused(project, capfd, monkeypatch, rank, words):
 	assert not Path("run").exists()
 
 
+def test_steps_that_a_run_does_not_have_are_noted(project, capfd):
+	path = project(dry_run=True, rerun_steps=["variants"])
+	assert main(["pipeline", "-p", path]) == 0
+	err = capfd.readouterr().err
+	assert [line for line in err.splitlines() if "does not have" in line] == [
+		"note: x.json: skip_steps names 'annotation', a step that this run does not have, because motifs is null",
+		"note: x.json: rerun_steps names 'variants', a step that this run does not have, because "
+		"variants_parameters.variants is null",
+	]
+
+
 def test_rerun_steps_run_what_is_up_to_date(go, capfd):
 	from dataclasses import replace
 

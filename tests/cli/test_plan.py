@@ -231,8 +231,6 @@ def test_steps_on_motifs_get_what_earlier_ones_make():
 			),
 		),
 		({"skip_steps": ["fit"]}, ("'fit', but evaluate, predict", "run/x.torch")),
-		({"rerun_steps": ["annotation"]}, ("rerun_steps names 'annotation'", "motifs is null")),
-		({"rerun_steps": ["peaks"], **BIGWIGS}, ("rerun_steps names 'peaks'", "loci are given")),
 		({"skip_steps": list(STEPS)}, ("skip_steps leaves no step to run",)),
 		(
 			{"skip_steps": ["negatives"], "motifs": "m.meme", "fit_parameters": {"negative_ratio": 0}},
@@ -247,8 +245,6 @@ def test_steps_on_motifs_get_what_earlier_ones_make():
 	ids=[
 		"arrays needed",
 		"model needed",
-		"rerun without motifs",
-		"rerun with loci",
 		"nothing left",
 		"no background",
 		"two outputs of one name",
@@ -260,6 +256,39 @@ def test_choices_that_make_no_plan(changes, fragments):
 		steps_of(**changes)
 	for fragment in fragments:
 		assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize(
+	("changes", "shown"),
+	[
+		({"skip_steps": ["motifs", "modisco_report"], "rerun_steps": ["fit"]}, []),
+		({"skip_steps": ["marginalize"]}, ["skip_steps names 'marginalize'", "because motifs is null"]),
+		({"rerun_steps": ["annotation"]}, ["rerun_steps names 'annotation'", "because motifs is null"]),
+		({"rerun_steps": ["peaks"], **BIGWIGS}, ["rerun_steps names 'peaks'", "because loci are given"]),
+		({"skip_steps": ["variants"]}, ["skip_steps names 'variants'", "variants_parameters.variants is null"]),
+		({"skip_steps": ["negatives"], "negatives": "n.bed"}, ["skip_steps names 'negatives'", "negatives are given"]),
+		({"skip_steps": ["negatives", *FOUND.split()], "fit_parameters": {"negative_ratio": 0}}, []),
+		({"model": "m.torch", **BIGWIGS, "rerun_steps": ["fit"]}, ["rerun_steps names 'fit'", "model is given"]),
+		({"skip_steps": ["marginalize"], "motifs": "m.meme"}, []),
+	],
+	ids=[
+		"steps that are there",
+		"skip without motifs",
+		"rerun without motifs",
+		"rerun with loci",
+		"skip without variants",
+		"skip with negatives",
+		"skip for no background",
+		"rerun with a model",
+		"skip with motifs",
+	],
+)
+def test_names_of_steps_that_a_run_does_not_have_are_noted(changes, shown):
+	changes = {**changes, "fit_parameters": {**BASE["fit_parameters"], **changes.get("fit_parameters", {})}}
+	steps = steps_of(**changes)
+	notes = plan.names_without_step(load_settings("pipeline", {**BASE, **changes}))
+	assert len(notes) == bool(shown) and all(word in note for note in notes for word in shown)
+	assert [step.name for step in steps if step.rerun] == [n for n in changes.get("rerun_steps", ()) if not shown]
 
 
 @pytest.mark.parametrize("release", ["0.1", "0.2", "0.3"])
