@@ -281,7 +281,7 @@ class TestStopping:
 
 	def test_time_runs_out(self, monkeypatch):
 		monkeypatch.setattr("cherimoya_cli.stopping.GRACE_SECONDS", 0.05)
-		with pytest.raises(OutOfTime), stop_on_signals() as stop:
+		with pytest.raises(OutOfTime), stop_on_signals():
 			os.kill(os.getpid(), signal.SIGTERM)
 			time.sleep(300)
 
