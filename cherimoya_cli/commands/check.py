@@ -126,7 +126,7 @@ def check_pipeline(settings: "PipelineSettings") -> "dict[str, Accounting]":
 	elif fit is not None:
 		accounts = account(fit.settings, made)
 	for step in (step for step in steps if step.name in ("predict", "attribute", "marginalize")):
-		if not made & set(step.settings["loci"] or ()):
+		if step.settings.get("regions") is not None or not made & set(step.settings["loci"] or ()):
 			values = {**step.settings, "signals": None, "controls": None}
 			(accounts[step.name],) = account_all(values, f"Loci to {step.name}").values()
 	if any(step.name == "variants" for step in steps):
