@@ -52,6 +52,14 @@ def test_help_names_every_key(name, capsys):
 		assert key.removesuffix("_parameters") in text
 
 
+@pytest.mark.parametrize("name", ["predict", "attribute", "marginalize", "variants"])
+def test_help_says_what_shards_and_chunks_are_of(name, capsys):
+	assert main([name, "--help"]) == 0
+	text = " ".join(capsys.readouterr().out.split())
+	assert text.count("The part of the loci, tiles, motifs or alleles that this process does") == 2  # flag, and key
+	assert "Loci, tiles, motifs or alleles whose results go to the disk together" in text
+
+
 def test_the_overview_names_every_command(capsys):
 	assert main(["--help"]) == 0
 	text = capsys.readouterr().out
