@@ -332,7 +332,25 @@ def windows_memory(results: Path = RESULTS) -> str:
 	return (
 		f"{record['loci']:,} loci of {record['tracks']} tracks, {record['cores']} cores; the arrays take "
 		f"{cold['array_bytes'] / 1e9:.1f} GB as {cold['signals']}, and would take {cold['float32_bytes'] / 1e9:.1f} GB "
-		"as float32. Memory-mapped files are not in these numbers.\n\n" + "\n".join(lines) + "\n"
+		"as float32. Memory-mapped files are not in these numbers.\n\n"
+		+ "\n".join(lines)
+		+ "\n"
+		+ _whole_genome(results)
+	)
+
+
+def _whole_genome(results: Path) -> str:
+	"""A paragraph on the same with a genome of a human's size, if that was measured."""
+	record = _measured(results, "windows_memory_3gb")
+	if record is None:
+		return ""
+	cold, again = record["cold"], record["again"]
+	return (
+		f"\nWith a genome of {record['megabases']:,.0f} Mb, {record['loci']:,} loci and {record['tracks']} tracks, "
+		f"{record['input_bytes'] / 1e9:.1f} GB of files, it took {cold['seconds']:.0f} s and "
+		f"{cold['anonymous'] / 1e6:,.0f} MB to read, {again['seconds']:.0f} s and {again['anonymous'] / 1e6:,.0f} MB "
+		f"from the cache. Said before: at most {cold['estimated_memory'] / 1e6:,.0f} MB of memory and "
+		f"{cold['estimated_disk'] / 1e9:.1f} GB of disk; taken: {cold['cache_bytes'] / 1e9:.1f} GB of disk.\n"
 	)
 
 
