@@ -150,11 +150,6 @@ def is_due(record: Record, settings: str) -> bool:
 	return record.state not in (DONE, FAILED) or record.settings != settings
 
 
-def reset(job: Job) -> None:
-	"""Let a failed, stopped or lost job wait for its turn again; the number of its attempts and their time stay."""
-	write_record(job, replace(read_record(job), state=WAITING, ticket=None, exit_code=None, step=None, reason=""))
-
-
 # ---- who runs it ------------------------------------------------------------------------------------
 
 
@@ -194,6 +189,22 @@ def take_hold(job: Job) -> Hold | None:
 			"folder in name whose file system has locks"
 		) from error
 	return Hold(fd)
+
+
+def reset(job: Job) -> None:
+	"""Let a failed, stopped or lost job wait for its turn again; the number of its attempts and their time stay.
+
+	One that another process has, or has ended well meanwhile, is left as it is.
+	"""
+	hold = take_hold(job)
+	if hold is None:
+		return
+	try:
+		record = read_record(job)
+		if record.state in (FAILED, STOPPED, LOST):
+			write_record(job, replace(record, state=WAITING, ticket=None, exit_code=None, step=None, reason=""))
+	finally:
+		hold.release()
 
 
 def process_started(pid: int) -> int | None:
