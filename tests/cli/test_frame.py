@@ -1,6 +1,7 @@
 """The frame of the command line: help without heavy imports, exit codes, suggestions, printed declarations."""
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from cherimoya_cli import registry, utils
 from cherimoya_cli.__main__ import Terminated, main
 from cherimoya_cli.registry import COMMANDS
 from cherimoya_cli.settings import SETTINGS, defaults, schema
+from cherimoya_cli.steps import main_of_step
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "numpy", "pydantic", "triton", "pyfaidx", "pyBigWig", "tqdm", "matplotlib")
@@ -121,6 +123,12 @@ def test_mistakes(argv, fragments, capsys):
 # Outcomes.
 
 
+NO_ROOM = (
+	"cannot be written (No space left); make room on that disk, or raise the quota or limit, and give the same command "
+	"again"
+)
+
+
 @pytest.fixture
 def command(monkeypatch):
 	"""A command ``probe`` whose outcome the test chooses."""
@@ -151,6 +159,8 @@ def command(monkeypatch):
 		(ToolError("tool"), 4, "cherimoya probe: error: tool\n"),
 		(KeyboardInterrupt(), 130, "\ncherimoya probe: interrupted\n"),
 		(Terminated(), 143, "\ncherimoya probe: terminated\n"),
+		(OSError(errno.ENOSPC, "No space left"), 3, f"cherimoya probe: error: a file: {NO_ROOM}\n"),
+		(OSError(errno.EDQUOT, "No space left", "a.tsv"), 3, f"cherimoya probe: error: a.tsv: {NO_ROOM}\n"),
 	],
 	ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value).strip(),
 )
@@ -160,10 +170,22 @@ def test_outcomes(command, capsys, outcome, code, message):
 	assert capsys.readouterr().err == message
 
 
-def test_a_bug_keeps_its_traceback(command):
-	command(ZeroDivisionError("a bug"))
-	with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("bug", [ZeroDivisionError("a bug"), PermissionError(errno.EACCES, "a bug")], ids=repr)
+def test_a_bug_keeps_its_traceback(command, bug):
+	command(bug)
+	with pytest.raises(type(bug), match="a bug"):
 		main(["probe"])
+
+
+def test_a_step_tells_of_a_full_disk(tmp_path, capsys):
+	def work(_):
+		raise OSError(errno.ENOSPC, "No space left")
+
+	(tmp_path / "a.fa").write_text(">chr1\nACGT\n")
+	values = {"name": f"{tmp_path}/x", "sequences": f"{tmp_path}/a.fa", "signals": [f"{tmp_path}/a.fa"]}
+	(tmp_path / "step.json").write_text(json.dumps(values))
+	assert main_of_step("signals", work, ["-p", f"{tmp_path}/step.json"]) == 3
+	assert capsys.readouterr().err == f"cherimoya signals: error: a file: {NO_ROOM}\n"
 
 
 def test_a_reader_that_leaves_is_no_error():
