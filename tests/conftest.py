@@ -17,6 +17,23 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 ROOT = Path(__file__).resolve().parents[1]
 
+try:
+	import hypothesis
+except ImportError:  # the tests of the kernels need none
+	pass
+else:
+	# The same examples each time, on a slow machine, too; `--hypothesis-profile search` looks for others.
+	PATIENT = {
+		"deadline": None,
+		"suppress_health_check": [
+			hypothesis.HealthCheck.too_slow,
+			hypothesis.HealthCheck.function_scoped_fixture,
+		],
+	}
+	hypothesis.settings.register_profile("search", **PATIENT)
+	hypothesis.settings.register_profile("tests", derandomize=True, **PATIENT)
+	hypothesis.settings.load_profile("tests")
+
 
 class TinyGenome(NamedTuple):
 	"""A genome of three small chromosomes with tracks and loci, as files and as arrays."""
