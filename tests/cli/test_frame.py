@@ -24,7 +24,7 @@ HELPS = [["--help"], ["--version"], [], *([name, "--help"] for name in COMMANDS)
 
 
 def python(*args, **options):
-	return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
+	return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=600, **options)
 
 
 # Help.
@@ -198,7 +198,7 @@ def test_a_reader_that_leaves_is_no_error():
 	process.stdout.close()
 	assert process.stderr.read() == b""
 	process.stderr.close()
-	assert process.wait(60) == 141
+	assert process.wait(600) == 141
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
@@ -208,7 +208,7 @@ def test_signals_end_with_their_codes(number, code):
 		"import signal, sys, time, types\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
 		"from cherimoya_cli import __main__, registry\n"
 		"module = types.ModuleType('probe_command'); module.READS_SETTINGS = False\n"
-		"def run(args):\n\tprint('ready', flush=True)\n\ttime.sleep(60)\n"
+		"def run(args):\n\tprint('ready', flush=True)\n\ttime.sleep(3600)\n"
 		"module.run = run; sys.modules['probe_command'] = module\n"
 		"registry.COMMANDS['probe'] = registry.Command('probe_command', 'waits')\n"
 		"sys.argv = ['cherimoya', 'probe']\n__main__.run()"
@@ -219,7 +219,7 @@ def test_signals_end_with_their_codes(number, code):
 	try:
 		assert process.stdout.readline() == b"ready\n"
 		process.send_signal(number)
-		_, errors = process.communicate(timeout=60)
+		_, errors = process.communicate(timeout=600)
 	finally:
 		process.kill()
 	assert process.returncode == code

@@ -133,9 +133,9 @@ SLEEPER = """
 import time, sys, signal, pathlib
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 print('asleep', flush=True)
-pathlib.Path('asleep').touch()
 try:
-	time.sleep(60)
+	pathlib.Path('asleep').touch()
+	time.sleep(3600)
 except KeyboardInterrupt:
 	pathlib.Path('woken').touch()
 	sys.exit(130)
@@ -154,7 +154,7 @@ sys.exit(execute(SimpleNamespace(skip=False, verbose=True), [step], "cherimoya p
 def start_sleeper():
 	driver = [sys.executable, "-c", DRIVER, SLEEPER]
 	running = subprocess.Popen(driver, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-	for _ in range(400):
+	for _ in range(6000):
 		if Path("asleep").exists():
 			return running
 		time.sleep(0.05)
@@ -166,7 +166,7 @@ def start_sleeper():
 def test_interruptions_are_passed_on(go, number, code):
 	running = start_sleeper()
 	running.send_signal(number)
-	out, _ = running.communicate(timeout=30)
+	out, _ = running.communicate(timeout=600)
 	assert running.returncode == code, out
 	assert "interrupted" in out and "To go on:\n  cherimoya pipeline -p x.json" in out
 	assert Path("woken").exists() == (code == 130)
@@ -179,8 +179,8 @@ def test_no_orphan_survives_a_kill(go):
 	children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
 	assert len(children) == 1
 	running.kill()
-	running.communicate(timeout=30)
-	for _ in range(200):
+	running.communicate(timeout=600)
+	for _ in range(6000):
 		state = Path(f"/proc/{children[0]}/stat")
 		if not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z":
 			return
