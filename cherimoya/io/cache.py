@@ -184,7 +184,8 @@ def entries(folder: str | os.PathLike) -> list[Entry]:
 			manifest = _read_manifest(place) or {}
 			created, used = (_time(place / name) for name in (_MANIFEST, _USED))
 			about = manifest.get("about", {})
-			found.append(Entry(place.name, place, _size(place), created, max(created, used), about, _in_use(place)))
+			with suppress(FileNotFoundError):  # another process has just cleared it
+				found.append(Entry(place.name, place, _size(place), created, max(created, used), about, _in_use(place)))
 	return sorted(found, key=lambda entry: -entry.used)
 
 
