@@ -239,7 +239,9 @@ def check_run(
 				summits = key not in ("negatives", "exclusion_lists") and step.settings.get("summits", False)
 				if paths and (paths, summits) not in loci:
 					found = (key == "exclusion_lists", paths, summits)
-					loci[paths, summits] = attempt(once, found, _read_loci, key, list(paths), summits, genome)
+					table = loci[paths, summits] = attempt(once, found, _read_loci, key, list(paths), summits, genome)
+					for notice in () if table is None else _doubts(table, genome):
+						known.note(settings.source, notice)
 		fit = next((step for step in active if step.name in ("fit", "evaluate")), None)
 		before = len(errors)
 		if fit is not None and isinstance(settings, PipelineSettings):
@@ -474,7 +476,44 @@ def _read_loci(key: str, paths: list[str], summits: bool, genome: "Genome") -> "
 			f"{', '.join(paths)}: none of the {len(loci):,} loci is on a chromosome of the FASTA: they are on "
 			f"{_some(names)}, and the FASTA has {_some(genome.chrom_sizes)}; {_remedy(names, genome)}"
 		)
+	n_past, first = _past_ends(loci, genome)
+	if n_past == len(loci):
+		raise InputError(
+			f"{', '.join(paths)}: all {len(loci):,} loci begin past the ends of their chromosomes (first: {first}); "
+			"they are of another assembly than the FASTA"
+		)
 	return loci
+
+
+def _past_ends(loci: "Loci", genome: "Genome") -> tuple[int, str]:
+	"""How many loci begin past the end of their chromosome, and where the first of them is.
+
+	MACS3 lets peaks end past it, by no more than it shifts and extends reads.
+	"""
+	import numpy as np
+
+	past = np.flatnonzero(loci.starts >= np.array([genome.chrom_sizes.get(chrom, np.inf) for chrom in loci.chroms]))
+	if not len(past):
+		return 0, ""
+	chrom, start, end = loci.chroms[past[0]], loci.starts[past[0]], loci.ends[past[0]]
+	return len(past), f"{chrom}:{start:,}-{end:,}, and {chrom} has {genome.chrom_sizes[chrom]:,} bp"
+
+
+def _doubts(loci: "Loci", genome: "Genome") -> Iterator[str]:
+	"""What makes one doubt that loci, or exclusions, are of this genome, a sentence for each of their files."""
+	for i, path in enumerate(loci.files):
+		part = loci[loci.file_index == i]
+		n_past, first = _past_ends(part, genome)
+		if n_past:
+			yield (
+				f"{path}: {n_past:,} of {len(part):,} intervals begin past the end of their chromosome (first: "
+				f"{first}); are they of the FASTA's assembly?"
+			)
+		elif not set(part.chroms.tolist()) & genome.chrom_sizes.keys():
+			yield (
+				f"{path}: none of its chromosomes ({_some(dict.fromkeys(part.chroms.tolist()))}) is in {genome.name} "
+				f"({_some(genome.chrom_sizes)}), so it has no effect"
+			)
 
 
 def _check_splits(settings: PipelineSettings, step: Step, loci: "Loci", genome: "Genome") -> None:

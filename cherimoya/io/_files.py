@@ -3,6 +3,7 @@
 Imports neither torch nor numpy.
 """
 
+import codecs
 import errno
 import gzip
 import hashlib
@@ -57,13 +58,13 @@ def check_exists(path: str | os.PathLike, *, what: str) -> None:
 
 
 def read_bytes(path: str | os.PathLike, *, what: str) -> bytes:
-	"""The whole content of a file, unzipped when it starts like a gzip file, whatever its name."""
+	"""The content of a text file, unzipped when it starts like a gzip file; without the mark of UTF-8 of Windows."""
 	check_exists(path, what=what)
 	data = Path(path).read_bytes()
 	if data[:2] != GZIP_MAGIC:
-		return data
+		return data.removeprefix(codecs.BOM_UTF8)
 	try:
-		return gzip.decompress(data)
+		return gzip.decompress(data).removeprefix(codecs.BOM_UTF8)
 	except (EOFError, zlib.error, OSError) as error:
 		raise InputError(f"{path}: the gzip data are broken or truncated ({error}); get the file again") from None
 

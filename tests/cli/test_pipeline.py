@@ -287,6 +287,11 @@ BAD = {
 	"reads of other names": ({"signals": ["other.bed"]}, 3, ["other.bed", "reads name 1", "rename"]),
 	"truncated bigWig": ({"signals": ["cut.bw"]}, 3, ["cut.bw", "truncated"]),
 	"loci of another genome": ({"loci": ["elsewhere.bed"]}, 3, ["elsewhere.bed", "none of the 1 loci", "chrZ"]),
+	"loci past the ends": (
+		{"loci": ["past.bed"]},
+		3,
+		["past.bed", "all 2 loci begin past", "chr1:10,000,000-"],
+	),
 	"broken loci": ({"loci": ["broken.bed"]}, 3, ["broken.bed", "start >= end"]),
 	"broken exclusions": ({"exclusion_lists": ["broken.bed"]}, 3, ["broken.bed", "start >= end"]),
 	"not a model": ({"model": "broken.bed"}, 3, ["broken.bed"]),
@@ -303,6 +308,7 @@ def bad_files(tiny_genome, tmp_path):
 	bed("nostrand.bed", [row[:3] for row in READS])
 	bed("other.bed", [("1", *row[1:]) for row in READS])
 	bed("elsewhere.bed", [("chrZ", 1, 5)])
+	bed("past.bed", [("chr1", 10**7, 10**7 + 5), ("chr2", 10**8, 10**8 + 5)])
 	bed("broken.bed", [("chr1", 9, 9)])
 	bed("nosummit.bed", [("chr1", 1000, 1100)])
 
@@ -317,6 +323,20 @@ def test_preflight(project, bad_files, capfd, case):
 	assert "Traceback" not in err
 	left = {path.name for path in Path("run").iterdir()} if Path("run").exists() else set()
 	assert left <= {"x.pipeline.lock"}
+
+
+def test_preflight_doubts_intervals_of_another_genome(project, bad_files, tiny_genome, capfd):
+	"""Loci some of which cannot be of this genome, and exclusions that have no effect, are no error."""
+	some = Path("some.bed")
+	some.write_text(Path(tiny_genome.peaks).read_text() + Path("past.bed").read_text())
+	n = len(some.read_text().splitlines())
+	assert main(["check", "-p", project(loci=[str(some)], exclusion_lists=["elsewhere.bed"])]) == 0
+	err = capfd.readouterr().err
+	assert f"some.bed: 2 of {n} intervals begin past the end of their chromosome (first: chr1:10,000,000-" in err
+	assert "elsewhere.bed: none of its chromosomes (chrZ) is in" in err and "so it has no effect" in err
+	assert main(["check", "-p", project()]) == 0
+	err = capfd.readouterr().err
+	assert "begin past" not in err and "no effect" not in err
 
 
 def test_preflight_says_everything_at_once(project, bad_files, capfd):
