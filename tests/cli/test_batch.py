@@ -61,6 +61,21 @@ def test_a_cell_is_what_its_key_takes(key, cell, value):
 	assert sheet.read_cell(key, cell) == value
 
 
+@pytest.mark.parametrize(
+	("key", "cell", "value"),
+	[
+		("signals", '"+.bw,-.bw"', [["+.bw", "-.bw"]]),
+		("signals", '"a.bw; b.bw"', ["a.bw", "b.bw"]),
+		("signals", '"[""a.bw"", [""+.bw"", ""-.bw""]]"', ["a.bw", ["+.bw", "-.bw"]]),
+		("loci", '"a.bed,b.bed"', ["a.bed", "b.bed"]),
+		("sequences", '"odd,name.fa"', "odd,name.fa"),
+		("sequences", '"odd ""name"".fa"', 'odd "name".fa'),
+	],
+)
+def test_quotes_of_a_spreadsheet_are_no_part_of_a_cell(key, cell, value):
+	assert sheet.read_cell(key, cell) == value
+
+
 def table(text, name="samples.tsv"):
 	Path(name).write_text(text)
 	return name
