@@ -610,7 +610,10 @@ class AnnotationKeys(BaseModel):
 		1, ge=1, description="Motifs named for each seqlet, the nearest first.", json_schema_extra={"unit": "motifs"}
 	)
 	match_threshold: float = Field(
-		0.05, gt=0, le=1, description="Largest p-value of a match that counts in the table of motifs."
+		1.0,
+		gt=0,
+		description="Largest E-value of a match that counts in the table of motifs: its p-value times the number of "
+		"motifs in the database.",
 	)
 	n_score_bins: int = Field(100, ge=10, le=1000, description="Bins of Tomtom's scores of columns.")
 	n_median_bins: int = Field(1000, ge=10, le=100_000, description="Bins for the medians of Tomtom's scores.")

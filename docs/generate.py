@@ -519,6 +519,29 @@ def planted(results: Path = RESULTS) -> str:
 	)
 
 
+VALUES = {"p": "p-value", "E": "E-value", "q": "q-value over all seqlets"}
+
+
+def match_threshold(results: Path = RESULTS) -> str:
+	"""How many seqlets have names at thresholds on different values, beside what chance does."""
+	record = _measured(results, "match_threshold")
+	if record is None:
+		return "No results are there yet.\n"
+	known, ctcf = record["planted"], record["ctcf"]
+	lines = [
+		f"| named if | planted, {known['motifs']} motifs: right at strong sites | wrong there | shuffled, any | "
+		f"CTCF, {ctcf['motifs']:,} motifs: any | shuffled, any | most often (shuffled) |",
+		"|---|---:|---:|---:|---:|---:|---|",
+	]
+	for a, b in zip(known["thresholds"], ctcf["thresholds"], strict=True):
+		first = ", ".join(f"{found['motif']} {found['seqlets']} ({found['shuffled']})" for found in b["first"][:2])
+		lines.append(
+			f"| {VALUES[a['value']]} ≤ {a['threshold']:g} | {a['strong_right']:.0%} | {a['strong_wrong']:.0%} | "
+			f"{a['shuffled_named']:.0%} | {b['named']:.0%} | {b['shuffled_named']:.0%} | {first} |"
+		)
+	return "\n".join(lines) + "\n"
+
+
 PIPELINES = {"ctcf": "CTCF, human chr22", "yeast": "The example, ATAC-seq of yeast"}
 
 
@@ -583,7 +606,7 @@ PAGES = (
 		chunks_memory,
 		batch_scale,
 	),
-	*(batch_throughput, seqlets, marginalize, ctcf_motif, planted, pipelines),
+	*(batch_throughput, seqlets, match_threshold, marginalize, ctcf_motif, planted, pipelines),
 )
 """What makes each page; it is named after the function."""
 

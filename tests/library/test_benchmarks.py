@@ -276,6 +276,19 @@ def test_the_throughput_of_devices_is_shown(load, tmp_path: Path) -> None:
 	assert "| `cpu` (2 cores) | 2 at once | 80 s | 9,000 | 1.25 |" in text
 
 
+def test_thresholds_on_matches_are_shown(load, tmp_path: Path) -> None:
+	generate = load("docs/generate.py")
+	assert generate.match_threshold(tmp_path) == "No results are there yet.\n"
+	first = [{"motif": f"M{i} X", "seqlets": 113 - i, "shuffled": i} for i in range(3)]
+	row = {"value": "E", "threshold": 1.0, "named": 0.77, "shuffled_named": 0.571, "first": first}
+	known = {"seqlets": 906, "motifs": 42, "thresholds": [{**row, "strong_right": 0.904, "strong_wrong": 0.042}]}
+	record = {"planted": known, "ctcf": {"seqlets": 1_025, "motifs": 1_019, "thresholds": [row]}}
+	(tmp_path / "match_threshold.json").write_text(json.dumps(record))
+	text = generate.match_threshold(tmp_path)
+	assert "1,019 motifs" in text
+	assert text.endswith("| E-value ≤ 1 | 90% | 4% | 57% | 77% | 57% | M0 X 113 (0), M1 X 112 (1) |\n")
+
+
 def test_what_was_planted_and_found_is_shown(load, tmp_path: Path) -> None:
 	generate = load("docs/generate.py")
 	assert generate.planted(tmp_path) == "No results are there yet.\n"
