@@ -13,6 +13,7 @@ from cherimoya_cli.batch.jobs import Job
 from cherimoya_cli.batch.progress import MEASURES, current_step, duration, finite, last_epoch
 from cherimoya_cli.batch.records import (
 	DONE,
+	FAILED,
 	LOST,
 	QUEUED,
 	RUNNING,
@@ -78,7 +79,8 @@ def _with_preparation(row: Row, job: Job, states: Mapping[Job, str]) -> Row:
 	state = states.get(job.preparation) if job.preparation is not None else None
 	if row.state not in (WAITING, QUEUED) or state in (None, DONE):
 		return row
-	return row._replace(note=f"needs the files that {job.preparation.name} makes, which is {state}")
+	what = "failed" if state == FAILED else f"is {state}"
+	return row._replace(note=f"needs the files that {job.preparation.name} makes, which {what}")
 
 
 def row_of(job: Job, now: float) -> Row:
