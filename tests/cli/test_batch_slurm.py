@@ -371,7 +371,7 @@ class TestOnANode:
 		assert (ended, record.state, record.attempts) == (code, state, 1 if made == DONE else 0)
 		assert ("which failed in the step signals: no reads" in record.reason) is (made == FAILED)
 		assert Path(fold.log_path).exists() is (made == DONE)
-		assert made == DONE or "s0.f0: " in node.output and record.reason in node.output
+		assert made == DONE or f"s0.f0: {state}, {record.reason}" in node.output
 
 	def test_a_time_limit(self, cluster, submitted):
 		"""The pipeline saves what it has, the job is requeued, and its next turn brings it to the end."""
