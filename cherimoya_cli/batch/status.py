@@ -75,10 +75,12 @@ def read_rows(jobs: Sequence[Job]) -> list[Row]:
 
 
 def _with_preparation(row: Row, job: Job, states: Mapping[Job, str]) -> Row:
-	"""The row of a job that waits with a note on the job that makes its files, if that is not done."""
+	"""The row of a job that waits with a note on the job that makes its files, if it has begun and is not done."""
 	state = states.get(job.preparation) if job.preparation is not None else None
-	if row.state not in (WAITING, QUEUED) or state in (None, DONE):
+	if row.state not in (WAITING, QUEUED) or state is None:
 		return row
+	if state in (WAITING, QUEUED, DONE):
+		return row._replace(note="")
 	what = "failed" if state == FAILED else f"is {state}"
 	return row._replace(note=f"needs the files that {job.preparation.name} makes, which {what}")
 

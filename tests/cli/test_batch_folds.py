@@ -408,9 +408,15 @@ def test_status_says_what_a_fold_waits_for():
 	write()
 	write_jobs(make_plan("batch.json"))
 	first, *folds = read_index("out/b")
+	records.write_record(folds[0], Record(WAITING, reason="from an earlier run"))
 	records.write_record(folds[1], Record(QUEUED))
 	needs = "needs the files that s makes, which"
-	for state, words in ((STOPPED, f"{needs} is stopped"), (FAILED, f"{needs} failed"), (DONE, "")):
+	for state, words in (
+		(WAITING, ""),
+		(STOPPED, f"{needs} is stopped"),
+		(FAILED, f"{needs} failed"),
+		(DONE, ""),
+	):
 		records.write_record(first, Record(state))
 		rows = status.read_rows([first, *folds])
 		assert [(row.job, row.state, row.note) for row in rows] == [
@@ -418,7 +424,7 @@ def test_status_says_what_a_fold_waits_for():
 			("s.f0", WAITING, words),
 			("s.f1", QUEUED, words),
 		]
-	assert [row.note for row in status.read_rows(folds)] == ["", ""]
+	assert [row.note for row in status.read_rows(folds)] == ["from an earlier run", ""]
 
 
 def test_collect_has_no_row_for_preparations(batch, capfd):
