@@ -276,7 +276,7 @@ def write(records: list[dict[str, Any]], size: Size, output: Path) -> None:
 
 def table(records: list[dict[str, Any]]) -> Iterable[str]:
 	"""A row for each data set, split and measure: mean and standard deviation over seeds."""
-	yield "| data | split (loci) | measure | ours | published 0.3.1 |"
+	yield "| data | split (loci) | measure | this package | published 0.3.1 |"
 	yield "|---|---|---|---|---|"
 	for data in dict.fromkeys(record["data"] for record in records):
 		for split in ("valid", "test"):

@@ -274,7 +274,7 @@ class Cherimoya(nn.Module):
 			return self.linear(features.to(self.linear.weight.dtype))  # -> (N, G)
 
 	def save(self, path: str | os.PathLike) -> None:
-		"""Write config and weights to one file, atomically; InputError if it cannot be written."""
+		"""Write config and weights to the file `path`, atomically; InputError if it cannot be written."""
 		save_checkpoint(path, self.config, self.state_dict())
 
 	@classmethod

@@ -58,7 +58,7 @@ class ControlWrapper(View):
 		self.n_control_tracks = model.n_control_tracks
 
 	def forward(self, X: torch.Tensor, X_ctl: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-		"""Logits of shape (N, T, out) and log counts of shape (N, G) for X of shape (N, 4, L)."""
+		"""Logits (N, T, out) and log counts (N, G) for X of shape (N, 4, L); X_ctl None stands for zeros."""
 		if X_ctl is None and self.n_control_tracks:
 			dtype = X.dtype if X.is_floating_point() else torch.float32
 			X_ctl = torch.zeros(X.shape[0], self.n_control_tracks, X.shape[-1], dtype=dtype, device=X.device)
@@ -97,7 +97,7 @@ class ProfileWrapper(View):
 		self.product = Product()
 
 	def forward(self, X: torch.Tensor, X_ctl: torch.Tensor | None = None) -> torch.Tensor:
-		"""The value of each example, shape (N, 1), for X of shape (N, 4, L)."""
+		"""The value of each example, shape (N, 1), for X of shape (N, 4, L) and the model's controls X_ctl."""
 		logits, _ = self.model(X, X_ctl)
 		logits = logits[:, self._channels].flatten(1)  # (N, T, out) -> (N, T * out)
 		logits = logits - logits.mean(dim=1, keepdim=True)
@@ -125,7 +125,7 @@ class LogCountWrapper(View):
 		self.group = group
 
 	def forward(self, X: torch.Tensor, X_ctl: torch.Tensor | None = None) -> torch.Tensor:
-		"""Log counts, shape (N, G), or (N, 1) of one group, for X of shape (N, 4, L)."""
+		"""Log counts, (N, G), or (N, 1) of one group, for X of shape (N, 4, L) and the model's controls X_ctl."""
 		_, log_counts = self.model(X, X_ctl)
 		return log_counts if self.group is None else log_counts[:, self.group : self.group + 1]  # (N, G) -> (N, 1)
 
@@ -144,7 +144,7 @@ class ExpectedCountsWrapper(View):
 		self.product = Product()
 
 	def forward(self, X: torch.Tensor, X_ctl: torch.Tensor | None = None) -> torch.Tensor:
-		"""Expected counts, shape (N, T, out), for X of shape (N, 4, L); each group sums to expm1 of its log count."""
+		"""Expected counts (N, T, out) for X (N, 4, L) and controls X_ctl; each group sums to expm1 of its log count."""
 		logits, log_counts = self.model(X, X_ctl)
 		expected = []
 		for g, channels in enumerate(group_slices(self.signal_groups)):

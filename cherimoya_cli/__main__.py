@@ -149,7 +149,22 @@ def _run(name: str, argv: list[str]) -> int:
 		return _print_declarations(settings_of, args)
 	if reads_settings and args.explain and not hasattr(module, "explain"):
 		return _explain(settings_of, args)
+	_refuse_ranks(name, args)
 	return module.run(args)
+
+
+def _refuse_ranks(name: str, args: argparse.Namespace) -> None:
+	"""SettingsError when this is one of several processes that would all do the same; fit shares its work out."""
+	if name == "fit" or "RANK" not in os.environ or getattr(args, "shard", None) is not None:
+		return
+	from cherimoya_cli.launching import refuse_ranks
+
+	remedies = {
+		"pipeline": ", and let fit train on several devices: fit_parameters.devices: {size}",
+		"batch": ', and let jobs run on all devices: device: "*"',
+	}
+	several = ", or give each process a --shard of its own" if hasattr(args, "shard") else ""
+	refuse_ranks(name, remedies.get(name, several))
 
 
 def _print_declarations(command: str, args: argparse.Namespace) -> int:

@@ -41,8 +41,16 @@ _TAIL_LINES = 40
 _STOPPED = (130, 143)
 
 
-def refuse_ranks(command: str) -> None:
-	"""SettingsError when torchrun started several processes of a command that is one; the first of them tells it."""
+def refuse_ranks(command: str, remedy: str = "") -> None:
+	"""SettingsError when torchrun started several processes of a command that is one; the first of them tells it.
+
+	Parameters
+	----------
+	command: str
+		The command or step.
+	remedy: str
+		What to do apart from starting it by itself. Default is nothing else.
+	"""
 	size = os.environ.get("WORLD_SIZE", "1")
 	if "RANK" not in os.environ or size == "1":
 		return
@@ -51,7 +59,7 @@ def refuse_ranks(command: str) -> None:
 		raise SystemExit(SettingsError.exit_code)
 	raise SettingsError(
 		f"torchrun, or what else sets RANK and WORLD_SIZE, has started {size} processes of 'cherimoya {command}', "
-		f"which is one; start it by itself, and let fit train on several devices: fit_parameters.devices: {size}"
+		f"which is one, and would do the same work {size} times; start it by itself{remedy.format(size=size)}"
 	)
 
 

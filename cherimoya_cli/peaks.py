@@ -182,6 +182,11 @@ def peaks_path(name: str) -> str:
 	return f"{name}_peaks.narrowPeak"
 
 
+def outputs(values: Mapping[str, Any]) -> list[str]:
+	"""The files that the step leaves, from its settings."""
+	return [peaks_path(values["name"])]
+
+
 def make_peaks(settings: Mapping[str, Any]) -> int:
 	"""Call the peaks of each experiment, and write them together; return how many there are.
 

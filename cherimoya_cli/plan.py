@@ -16,14 +16,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from cherimoya.errors import SettingsError, join_problems
 from cherimoya.io._files import identify, unchanged
-from cherimoya_cli.measuring import accounting_path
-from cherimoya_cli.peaks import peaks_path
 from cherimoya_cli.reads import is_reads, read_groups
+from cherimoya_cli.registry import COMMANDS
 from cherimoya_cli.settings import SECTION_OF, SETTINGS, SPLIT_LOCI, TOP_LEVEL, PipelineSettings, Settings, input_files
 from cherimoya_cli.signals import signal_paths
 
@@ -59,15 +57,6 @@ MODULES = {
 	"report": "cherimoya_cli.report",
 }
 """The steps that are no commands, and the module that runs each."""
-
-_OUTPUTS_OF = {
-	"seqlets": "cherimoya_cli.commands.seqlets",
-	"annotation": "cherimoya_cli.annotation",
-	"motifs": "cherimoya_cli.commands.motifs",
-	"modisco_report": "cherimoya_cli.modisco_report",
-	"marginalize": "cherimoya_cli.commands.marginalize",
-}
-"""The modules whose ``outputs`` lists the files of a step."""
 
 _WHY_NOT = {
 	"peaks": "loci are given, or signals are bigWigs",
@@ -316,13 +305,13 @@ class _Draft:
 		name: str,
 		title: str,
 		values: Mapping[str, Any],
-		outputs: Iterable[str],
 		*,
 		inputs: Iterable[str] = (),
 		optional: Iterable[str] = (),
-	) -> None:
-		"""Add a step: its inputs are `inputs` and every file that its settings name."""
+	) -> list[str]:
+		"""Add a step, whose inputs are `inputs` and every file that its settings name; its outputs."""
 		model = SETTINGS[name]
+		outputs = step_outputs(name, values)
 		content = json.loads(json.dumps({key: values[key] for key in model.model_fields}))
 		named = (path for _, path in input_files(model.model_validate(content)))
 		prefix = self.settings.name
@@ -343,13 +332,11 @@ class _Draft:
 				written_as={key: origin.key for key, origin in origins.items() if origin.kind != "default"},
 			)
 		)
+		return outputs
 
 	def command(self, name: str, title: str, made: Mapping[str, Any], inputs: Iterable[str] = ()) -> list[str]:
 		"""Add a step whose settings are those of its section with what was made filled in; its outputs."""
-		values = _filled(self.settings, name, made)
-		outputs = step_outputs(name, values)
-		self.add(name, title, values, outputs, inputs=inputs)
-		return outputs
+		return self.add(name, title, _filled(self.settings, name, made), inputs=inputs)
 
 
 def make_plan(settings: PipelineSettings) -> list[Step]:
@@ -368,15 +355,12 @@ def make_plan(settings: PipelineSettings) -> list[Step]:
 	Raises
 	------
 	SettingsError
-		When a step needs a file that is not there from one that is left out, when two steps write one file, or when
-		``rerun_steps`` names a step that this run does not have.
+		When a step needs a file that is not there from one that is left out, or when two steps write one file.
 	"""
 	steps = every_step(settings)
 	skipped, again = set(settings.skip_steps or ()), set(settings.rerun_steps or ())
 	chosen = [replace(step, rerun=step.name in again) for step in steps if step.name not in skipped]
 	problems = [*_problems_of_skipping(steps, chosen), *_problems_of_names(steps)]
-	for name in sorted(again - {step.name for step in steps}):
-		problems.append(f"rerun_steps names '{name}', which this run does not have, because {_WHY_NOT[name]}")
 	if any(step.name == "marginalize" and step.settings["loci"] is None for step in chosen):
 		problems.append(
 			"marginalize puts motifs into background loci, and there are none, as negatives is null and skip_steps "
@@ -387,6 +371,19 @@ def make_plan(settings: PipelineSettings) -> list[Step]:
 	if problems:
 		raise SettingsError(join_problems(f"{settings.source}: {problem}" for problem in problems))
 	return chosen
+
+
+def names_without_step(settings: PipelineSettings) -> list[str]:
+	"""Which names in ``skip_steps`` and ``rerun_steps`` are of steps that this run does not have, a sentence each."""
+	there = {step.name for step in every_step(settings)}
+	if "negatives" in (settings.skip_steps or ()) and settings.fit_parameters.negatives is None:
+		there.add("negatives")  # which are not planned because they are skipped
+	return [
+		f"{key} names '{name}', a step that this run does not have, because {_WHY_NOT[name]}"
+		for key in ("skip_steps", "rerun_steps")
+		for name in dict.fromkeys(getattr(settings, key) or ())
+		if name not in there
+	]
 
 
 def _problems_of_skipping(steps: Sequence[Step], chosen: Sequence[Step]) -> list[str]:
@@ -565,14 +562,11 @@ def _plan_reads(draft: _Draft) -> dict[str, Any]:
 	reads = {key: read_groups(made[key]) if has_reads(made[key]) else [] for key in ("signals", "controls")}
 	values |= {key: [group or None for group in groups] or None for key, groups in reads.items()}
 	if made["loci"] is None and reads["signals"]:
-		draft.add("peaks", "call peaks with MACS3", values, [peaks_path(settings.name)])
-		made["loci"] = [peaks_path(settings.name)]
+		made["loci"] = draft.add("peaks", "call peaks with MACS3", values)
 	if any(reads.values()):
 		paths = signal_paths(settings.name, values)
 		made |= {key: [group for group in paths[key] if group] for key, groups in reads.items() if groups}
-		outputs = [path for groups in paths.values() for group in groups for path in group]
-		outputs.append(f"{settings.name}.signals.record.json")
-		draft.add("signals", "turn reads into bigWigs", values, outputs)
+		draft.add("signals", "turn reads into bigWigs", values)
 	return made
 
 
@@ -580,19 +574,17 @@ def _plan_negatives(draft: _Draft, made: dict[str, Any]) -> None:
 	"""Add the step that finds background loci."""
 	values = _filled(draft.settings, "negatives", made)
 	values["loci"] = list(dict.fromkeys([*values["loci"], *split_files(draft.settings.fit_parameters)]))
-	outputs = step_outputs("negatives", values)
-	values["output_filename"] = outputs[0]
-	made["negatives"] = outputs[:1]
-	draft.add("negatives", "find background loci of the same GC content", values, outputs)
+	values["output_filename"] = step_outputs("negatives", values)[0]
+	made["negatives"] = draft.add("negatives", "find background loci of the same GC content", values)[:1]
 
 
-def step_outputs(command: str, values: Mapping[str, Any]) -> list[str]:
-	"""The files that a command leaves, from its settings.
+def step_outputs(name: str, values: Mapping[str, Any]) -> list[str]:
+	"""The files that a step leaves: the function ``outputs`` of its module knows.
 
 	Parameters
 	----------
-	command: str
-		A command, or a step that is none, from ``"negatives"`` on.
+	name: str
+		The step.
 	values: dict
 		Its resolved settings.
 
@@ -601,42 +593,8 @@ def step_outputs(command: str, values: Mapping[str, Any]) -> list[str]:
 	outputs: list of str
 		Their paths. Without signals the channels of predictions are not known, and one is taken.
 	"""
-	name = values["name"]
-	if command in _OUTPUTS_OF:
-		return importlib.import_module(_OUTPUTS_OF[command]).outputs(values)
-	if command == "variants":
-		from cherimoya_cli.commands.variants import output_paths
-
-		return output_paths(SimpleNamespace(**values))
-	if command == "negatives":
-		output = values["output_filename"] or f"{name}.negatives.bed"
-		return [output, *(f"{output.removesuffix('.bed')}.{end}" for end in ("record.json", "accounting.tsv"))]
-	if command == "fit":
-		own = [f"{name}.{suffix}" for suffix in ("torch", "final.torch", "log", "detailed.log", "fit.record.json")]
-		own.append(accounting_path(name, "fit"))
-		if not values["evaluate"]:
-			return own
-		measured = {"chroms": None, "baselines": True, **values}
-		return own + [path for path in step_outputs("evaluate", measured) if path != accounting_path(name, "evaluate")]
-	if command == "evaluate":
-		stems = [name]
-		if values["chroms"] is None and (values["test_chroms"] or values["test_loci"]):
-			stems.append(f"{name}.test")
-		suffixes = ["performance.tsv", "performance.json", "evaluation.npz"] + ["baselines.tsv"] * values["baselines"]
-		return [*(f"{stem}.{suffix}" for stem in stems for suffix in suffixes), accounting_path(name, "evaluate")]
-	if command == "predict":
-		from cherimoya_cli.commands.predict import outputs
-
-		return outputs(values)
-	stem = f"{name}.attributions"
-	return [
-		values["ohe_filename"] or f"{stem}.ohe.npz",
-		values["attr_filename"] or f"{stem}.attr.npz",
-		values["idx_filename"] or f"{stem}.idxs.npy",
-		f"{stem}.bed",
-		f"{stem}.bw",
-		accounting_path(name, "attribute"),
-	]
+	module = importlib.import_module(MODULES.get(name) or COMMANDS[name].module)
+	return module.outputs(values)
 
 
 def _plan_report(draft: _Draft) -> None:
@@ -647,8 +605,7 @@ def _plan_report(draft: _Draft) -> None:
 	needed = [step for step in shown if step.name not in skipped] or shown
 	inputs = [path for step in needed for path in step.outputs]
 	others = [path for step in draft.steps for path in step.outputs if path not in inputs]
-	outputs = [f"{values['name']}.report.html"]
-	draft.add("report", "write the report", values, outputs, inputs=inputs, optional=others)
+	draft.add("report", "write the report", values, inputs=inputs, optional=others)
 
 
 class Need(NamedTuple):

@@ -189,7 +189,9 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 	if settings.model is not None:
 		attempt(_check_model, settings, active)
 	n_loci = {key[0]: len(table) for key, table in loci.items() if table is not None}
-	needs = estimate_needs(active, str(device), n_loci)
+	regions = next((step.settings for step in active if step.settings.get("regions") is not None), None)
+	n_tiles = (attempt(count_tiles, regions, genome) or 0) if regions is not None and genome is not None else 0
+	needs = estimate_needs(active, str(device), n_loci, n_tiles=n_tiles)
 	attempt(_check_machine, settings, needs)
 	raise_together(errors)
 	return needs
@@ -450,7 +452,29 @@ def _some(names: Iterable[str], most: int = 4) -> str:
 # ---- the machine ------------------------------------------------------------------------------------
 
 
-def estimate_needs(active: Sequence[Step], device: str, n_loci: Mapping[tuple[str, ...], int]) -> Needs:
+BYTES_PER_TILE = 200
+"""What a prediction over regions holds of a tile while it is not at work on it: where it lies, and what is left out."""
+
+
+def count_tiles(values: Mapping[str, Any], genome: "Genome") -> int:
+	"""The tiles of the regions of a prediction, those too that unknown bases or exclusions will leave out.
+
+	Raises
+	------
+	InputError
+		A region is not on the genome.
+	"""
+	from cherimoya.io.tiling import check_overlap, spans_to_tile
+
+	width = values["out_window"]
+	step = width - check_overlap(values["overlap"], width)
+	spans, _ = spans_to_tile(values["regions"], genome, in_window=values["in_window"], out_window=width)
+	return sum(1 - (span.start + width - span.end) // step for span in spans)  # as many as tile_starts gives
+
+
+def estimate_needs(
+	active: Sequence[Step], device: str, n_loci: Mapping[tuple[str, ...], int], *, n_tiles: int = 0
+) -> Needs:
 	"""Disk and memory that the steps take, from above: sizes of files, numbers of loci, and the shape of the model.
 
 	Parameters
@@ -461,6 +485,8 @@ def estimate_needs(active: Sequence[Step], device: str, n_loci: Mapping[tuple[st
 		The device; on "cpu" the activations of training take the machine's memory.
 	n_loci: dict
 		Number of loci in each list of files that is known already.
+	n_tiles: int
+		Tiles of the regions to predict, if predict has regions. Default is 0.
 	"""
 	from cherimoya.io.storage import estimate_bytes
 
@@ -474,7 +500,8 @@ def estimate_needs(active: Sequence[Step], device: str, n_loci: Mapping[tuple[st
 			disk += (8 if step.name == "peaks" else 3) * size  # plain text of gzipped or binary reads; counts at 1 bp
 			memory = max(memory, 8 * size)
 		channels = sum(len(group) for group in read_groups(values.get("signals")))
-		if step.name in ("fit", "evaluate", "predict", "attribute"):
+		over_regions = values.get("regions") is not None
+		if step.name in ("fit", "evaluate", "predict", "attribute") and not over_regions:
 			windows = estimate_bytes(
 				n,
 				in_window=values["in_window"],
@@ -490,11 +517,27 @@ def estimate_needs(active: Sequence[Step], device: str, n_loci: Mapping[tuple[st
 			memory = max(memory, windows.memory + layer * (2 * (1 + values["expansion"]) * values["n_layers"] + 4))
 		if step.name in ("seqlets", "motifs"):
 			memory = max(memory, _memory_on_motifs(step, active, n_loci))
-		if step.name == "predict":
+		if over_regions:
+			tiles = _needs_of_tiles(values, n_tiles)
+			disk, memory = disk + tiles.disk, max(memory, tiles.memory)
+		elif step.name == "predict":
 			disk += 16 * n * channels * values["out_window"]  # twice: the finished chunks, and then the results
 		if step.name == "attribute":
 			disk += 11 * 4 * min(n, values["max_loci"] or n) * (values["attr_window"] or values["in_window"])
 	return Needs(disk, memory, device)
+
+
+def _needs_of_tiles(values: Mapping[str, Any], n: int) -> Needs:
+	"""Disk and memory of a prediction over regions, which reads and holds a chunk of tiles at a time."""
+	from cherimoya_cli.chunks import chunk_length
+
+	channels, controls = (sum(len(group) for group in read_groups(values[key])) for key in ("signals", "controls"))
+	results = 4 * max(1, channels) * values["out_window"]  # bytes of a tile's logits
+	chunk = min(n, chunk_length(values["chunk_size"], values["batch_size"], passes=1, n_bytes=results))
+	held = values["in_window"] * (1 + 4 * controls) + 3 * results
+	arrays = values["output_format"] in ("npz", "hdf5")
+	# The finished chunks; then the bigWigs, of at most half, and the arrays with what was observed, if wanted.
+	return Needs((4 if arrays else 2) * n * results, n * BYTES_PER_TILE + chunk * held, "")
 
 
 BYTES_PER_SEQLET = 10_000

@@ -566,8 +566,8 @@ class OutputKeys(BaseModel):
 	output_filename: str | None = Field(
 		None,
 		min_length=1,
-		description="File to write, of marginalize the folder; null: {name} and the ending of the command's own, such "
-		"as .negatives.bed.",
+		description="File to write (marginalize: folder); null: {name} and an ending of the command's own, such as "
+		".negatives.bed.",
 	)
 
 
@@ -884,7 +884,7 @@ class SlurmKeys(BaseModel):
 	sbatch_options: dict[str, str | int | bool] | None = Field(
 		None,
 		description='More options of sbatch, such as {"account": "lab", "constraint": "a100"}; null: none.',
-		json_schema_extra={"expects": "an object of options of sbatch, without their dashes, or null"},
+		json_schema_extra={"expects": "an object of options of sbatch, without their dashes"},
 	)
 
 

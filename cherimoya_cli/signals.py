@@ -6,7 +6,6 @@ One conversion for each experiment and one for each control: ``{name}.bw``, or `
 settings of its own. ``{name}.signals.record.json`` says where the reads went.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 	from cherimoya.io.genome import Genome
 
-ENTRIES_AT_ONCE = 1_000_000
+ENTRIES_AT_ONCE = 1 << 20
 """Positions that are handed to the bigWig writer at a time."""
 
 
@@ -54,6 +53,17 @@ def signal_paths(name: str, values: Mapping[str, Any]) -> dict[str, list[list[st
 	return paths
 
 
+def outputs(values: Mapping[str, Any]) -> list[str]:
+	"""The files that the step leaves, from its settings: bigWigs, and the record of where the reads went."""
+	made = signal_paths(values["name"], values).values()
+	return [*(path for groups in made for group in groups for path in group), record_path(values["name"])]
+
+
+def record_path(name: str) -> str:
+	"""The file that says where a run's reads went."""
+	return f"{name}.signals.record.json"
+
+
 def write_signal(
 	path: str | Path,
 	chrom_sizes: Mapping[str, int],
@@ -74,24 +84,15 @@ def write_signal(
 	scale: float
 		Multiplies each count. Default is 1.
 	"""
-	import numpy as np
-	import pyBigWig
+	from cherimoya.io._bigwig_writer import BigWigWriter
+	from cherimoya.io._files import replacing
 
-	temporary = f"{path}.{os.getpid()}.tmp"
-	try:
-		handle = pyBigWig.open(temporary, "w")
-		handle.addHeader(list(chrom_sizes.items()))
+	with replacing(path) as temporary, BigWigWriter(temporary, chrom_sizes) as file:
 		for chrom in chrom_sizes:
-			positions, values = counts.get(chrom, (np.empty(0), np.empty(0)))
+			positions, values = counts.get(chrom, ((), ()))
 			for i in range(0, len(positions), ENTRIES_AT_ONCE):
 				part = slice(i, i + ENTRIES_AT_ONCE)
-				handle.addEntries(
-					chrom, positions[part].astype(np.int64), values=values[part].astype(np.float64) * scale, span=1
-				)
-		handle.close()
-		os.replace(temporary, path)
-	finally:
-		Path(temporary).unlink(missing_ok=True)
+				file.add_points(chrom, positions[part], values[part].astype("float64") * scale)
 
 
 def make_signals(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,8 +165,9 @@ def _convert(part: Conversion, outputs: Sequence[str], genome: "Genome") -> dict
 
 def _over_files(read: Any, files: Sequence[str], *, n_jobs: int | None) -> list[tuple[Any, ReadAccounting]]:
 	"""Read files one after the other, or several at once."""
-	cores = os.cpu_count() or 1
-	workers = min(n_jobs or cores, len(files), cores)
+	from cherimoya.io._workers import n_cores
+
+	workers = min(n_jobs or n_cores(), len(files), n_cores())
 	if workers <= 1:
 		return [read(path) for path in files]
 	with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -182,7 +184,7 @@ def _nothing_left(files: Sequence[str], accountings: Sequence[ReadAccounting], c
 
 def work(settings: dict[str, Any]) -> None:
 	"""Convert, and write the record beside the bigWigs."""
-	write_json(f"{settings['name']}.signals.record.json", make_signals(settings))
+	write_json(record_path(settings["name"]), make_signals(settings))
 
 
 if __name__ == "__main__":

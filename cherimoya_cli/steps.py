@@ -34,9 +34,11 @@ def main_of_step(command: str, work: Callable[[dict[str, Any]], Any], argv: Sequ
 	)
 	args = parser.parse_args(argv)
 	try:
+		from cherimoya_cli.launching import refuse_ranks
 		from cherimoya_cli.settings import load_settings
 		from cherimoya_cli.utils import output_folder
 
+		refuse_ranks(command)
 		settings = load_settings(command, args.parameters, args.overrides, check_files=True)
 		output_folder(settings.name).mkdir(parents=True, exist_ok=True)
 		work(settings.model_dump(mode="json"))

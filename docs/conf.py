@@ -18,6 +18,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_google_docstring = False
+napoleon_use_ivar = True
 exclude_patterns = ["_build", "_generated/*.inc.md"]
 html_theme = "furo"
 html_title = f"Cherimoya {release}"

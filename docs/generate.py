@@ -3,13 +3,25 @@
 import argparse
 import importlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from cherimoya_cli.__main__ import build_parser
 from cherimoya_cli.recipes import RECIPES, SUMMITS, Choice
 from cherimoya_cli.registry import COMMANDS
-from cherimoya_cli.settings import SECTIONS, SETTINGS, help_tables
+from cherimoya_cli.report.verdict import (
+	FEW_LOCI,
+	FEW_READS,
+	FEW_TRAINING_LOCI,
+	FLOORS,
+	LOST_SHARE,
+	LOW_AUROC,
+	MIN_LOCI,
+	MOST_ERROR,
+	SPLIT_GAP,
+)
+from cherimoya_cli.settings import SECTIONS, SETTINGS, defaults, help_tables
 from cherimoya_cli.utils import add_settings_arguments
 
 FOLDER = Path(__file__).parent / "_generated"
@@ -110,17 +122,93 @@ def recipes() -> str:
 	return "\n".join(parts)
 
 
+PUBLISHED = {
+	"device": "cuda",
+	"batch_size": 512,
+	"preprocessing_parameters": {"n_jobs": 8, "callpeaks_gsize": "hs"},
+	"fit_parameters": {
+		"n_filters": 128,
+		"muon_wd": 0.03,
+		"adam_lr": 0.001,
+		"adam_wd": 0.0,
+		"max_epochs": 20,
+		"min_total_steps": 20_000,
+		"n_warmup_epochs": 2,
+		"early_stopping": None,
+		"max_jitter": 500,
+		"negative_ratio": 0.25,
+	},
+	"attribute_parameters": {"algorithm": "deep_lift_shap", "attr_window": None, "group": 0},
+}
+"""What ``pipeline-json`` of the published package, release 0.3.1, writes where it is not what this one writes."""
+
+
+def published() -> str:
+	"""The table of defaults that are other ones in the published package."""
+	ours = defaults("pipeline")
+	lines = ["| key | here | published |", "|---|---|---|"]
+	for key, value in PUBLISHED.items():
+		of_section = value.items() if isinstance(value, dict) else [("", value)]
+		for inner, theirs in of_section:
+			mine = ours[key][inner] if inner else ours[key]
+			name = f"{key}.{inner}" if inner else key
+			if mine != theirs:
+				lines.append(f"| `{name}` | `{json.dumps(mine)}` | `{json.dumps(theirs)}` |")
+	return "\n".join(lines) + "\n"
+
+
+def verdict() -> str:
+	"""When the report calls a model usable, in the numbers of its rules."""
+	return (
+		"A part, the profiles or the counts of a group, is usable if all of this holds on the held-out loci, of which "
+		f"there must be at least {MIN_LOCI}:\n\n"
+		"- it is better than its baseline: the 95 % interval of the difference in Pearson correlation lies above 0;\n"
+		f"- its correlation is at least {FLOORS['profile']:g} for profiles, {FLOORS['counts']:g} for counts;\n"
+		f"- its error is not above that of the baseline for profiles (their loss), nor above {MOST_ERROR['counts']:g} "
+		"times that of the baseline for counts (mean squared error of log(1 + counts)).\n\n"
+		"*Usable* means all parts, *usable in part* some of them. Cautions below it say what limits the model, "
+		f"and never change it: fewer than {FEW_TRAINING_LOCI:,} training loci, {FEW_LOCI} held-out ones or {FEW_READS} "
+		f"reads in the median locus, {LOST_SHARE:.0%} of the loci lost or more, a correlation that falls by more than "
+		f"{SPLIT_GAP:g} from validation to test, an area under the ROC curve below {LOW_AUROC:g} against background, "
+		"and the like.\n"
+	)
+
+
+def duration(results: Path = RESULTS) -> str:
+	"""How long an experiment takes to train on a CPU, from the time of a step."""
+	record = _measured(results, "train_cpu")
+	if record is None:
+		return "No results are there yet.\n"
+	n_peaks, (batch, _, length) = 50_000, record["shape"]
+	steps = math.ceil(n_peaks * (1 + defaults("fit")["negative_ratio"]) / batch)
+	step = record["seconds"]["ours"]["step"]
+	memory = record["memory"]["ours"]["peak_mb"]
+	return (
+		f"A step of a model of {record['filters']} filters and {record['layers']} layers ({batch} windows of "
+		f"{length:,} bp) takes {step:.1f} s and {memory:,.0f} MB, torch included, on {record['machine']['threads']} "
+		f"threads of a server; an epoch of {n_peaks:,} peaks has {steps:,} steps, and takes {steps * step / 3600:.1f} "
+		"hours there.\n"
+	)
+
+
 def _measured(results: Path, name: str) -> dict[str, Any] | None:
 	"""The results of a benchmark; None if it was not run."""
 	path = results / f"{name}.json"
 	return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+SIDES = {"ours": "this package", "peer": "published", "peer compiled": "published, torch.compile"}
+CASES = {
+	"forward": "prediction of a batch",
+	"saturation_mutagenesis": "saturation mutagenesis, 100 bp of a sequence",
+	"deep_lift_shap": "DeepLIFT/SHAP, 4 sequences with 20 references each",
+}
+
+
 def _seconds(rows: dict[str, dict[str, float]], ratios: dict[str, float]) -> str:
 	"""A table of seconds, with how many times as fast this package is as the published one at its faster."""
 	sides = list(dict.fromkeys(side for row in rows.values() for side in row))
-	names = {"ours": "this package", "peer": "published", "peer compiled": "published, torch.compile"}
-	lines = ["| | " + " | ".join(names[side] for side in sides) + " | ratio |", "|---|" + "---:|" * (len(sides) + 1)]
+	lines = ["| | " + " | ".join(SIDES[side] for side in sides) + " | ratio |", "|---|" + "---:|" * (len(sides) + 1)]
 	for name, row in rows.items():
 		cells = [f"{row[side]:.3g} s" if side in row else "–" for side in sides]
 		ratio = f"{ratios[name]:.2f}" if name in ratios else ""
@@ -144,7 +232,7 @@ def benchmarks(results: Path = RESULTS) -> str:
 	parts = []
 	record = _measured(results, "attribution_cpu")
 	if record is not None:
-		rows = {row["case"].replace("_", " "): row for row in record["results"]}
+		rows = {CASES[row["case"]]: row for row in record["results"]}
 		table = _seconds({k: row["seconds"] for k, row in rows.items()}, {k: row["ratio"] for k, row in rows.items()})
 		error = max(row["relative_error"] for row in record["results"])
 		parts.append(
@@ -156,7 +244,7 @@ def benchmarks(results: Path = RESULTS) -> str:
 		sides = list(record["seconds"])
 		parts_of_step = list(record["seconds"]["ours"])
 		rows = {part: {side: record["seconds"][side][part] for side in sides} for part in parts_of_step}
-		memory = ", ".join(f"{side}: {values['peak_mb']:,.0f} MB" for side, values in record["memory"].items())
+		memory = ", ".join(f"{SIDES[side]} {of['peak_mb']:,.0f} MB" for side, of in record["memory"].items())
 		parts.append(
 			f"## A training step\n\n{_conditions(record)}\n{_seconds(rows, {'step': record['ratio']})}\n"
 			f"Resident memory at its largest: {memory}. Loss and gradients agree within a relative error of "
@@ -464,22 +552,29 @@ def _ctcf_controls(record: dict[str, Any]) -> str:
 	)
 
 
+PAGES = (
+	*(
+		commands,
+		settings,
+		recipes,
+		published,
+		verdict,
+		duration,
+		benchmarks,
+		windows_memory,
+		chunks_memory,
+		batch_scale,
+	),
+	*(batch_throughput, seqlets, marginalize, ctcf_motif, planted, pipelines),
+)
+"""What makes each page; it is named after the function."""
+
+
 def write(app: Any = None) -> None:
 	"""Write the generated pages."""
 	FOLDER.mkdir(exist_ok=True)
-	(FOLDER / "benchmarks.inc.md").write_text(benchmarks(), encoding="utf-8")
-	(FOLDER / "commands.inc.md").write_text(commands(), encoding="utf-8")
-	(FOLDER / "ctcf_motif.inc.md").write_text(ctcf_motif(), encoding="utf-8")
-	(FOLDER / "recipes.inc.md").write_text(recipes(), encoding="utf-8")
-	(FOLDER / "settings.inc.md").write_text(settings(), encoding="utf-8")
-	(FOLDER / "windows_memory.inc.md").write_text(windows_memory(), encoding="utf-8")
-	(FOLDER / "chunks_memory.inc.md").write_text(chunks_memory(), encoding="utf-8")
-	(FOLDER / "batch_scale.inc.md").write_text(batch_scale(), encoding="utf-8")
-	(FOLDER / "batch_throughput.inc.md").write_text(batch_throughput(), encoding="utf-8")
-	(FOLDER / "seqlets.inc.md").write_text(seqlets(), encoding="utf-8")
-	(FOLDER / "planted.inc.md").write_text(planted(), encoding="utf-8")
-	(FOLDER / "pipelines.inc.md").write_text(pipelines(), encoding="utf-8")
-	(FOLDER / "marginalize.inc.md").write_text(marginalize(), encoding="utf-8")
+	for make in PAGES:
+		(FOLDER / f"{make.__name__}.inc.md").write_text(make(), encoding="utf-8")
 
 
 def setup(app: Any) -> dict[str, bool]:

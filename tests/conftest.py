@@ -2,7 +2,10 @@
 
 import gzip
 import os
+import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -186,3 +189,84 @@ def short_fit(tiny_genome):
 		"device": "cpu",
 		"random_state": 3,
 	}
+
+
+# Python runs this as it starts, where its folder is on the path: processes that are started by others pause, too.
+PAUSING = """
+import importlib.machinery, os, signal, sys, time
+
+class Finder:
+	def find_spec(self, name, path=None, target=None):
+		if name != {module!r}:
+			return None
+		spec = importlib.machinery.PathFinder.find_spec(name, path)
+		run = spec.loader.exec_module
+		def exec_module(module):
+			run(module)
+			change(getattr(module, {owner!r}))
+		spec.loader.exec_module = exec_module
+		return spec
+
+def change(owner):
+	method, calls = getattr(owner, {method!r}), []
+	def pausing(*args, **options):
+		result = method(*args, **options)
+		calls.append(None)
+		if len(calls) == {nth} and {only!r} in " ".join(sys.argv):
+			open(os.path.join({folder!r}, f"{{os.getpid()}}.paused"), "w").close()
+			# A process that was asked to stop has a timer for that.
+			while not (os.path.exists({go!r}) or any(signal.getitimer(signal.ITIMER_REAL))):
+				time.sleep(0.005)
+		return result
+	setattr(owner, {method!r}, pausing)
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@dataclass
+class Pause:
+	"""A place in the program at which processes wait until they are told to `go`, asked to stop, or killed."""
+
+	folder: Path
+
+	@property
+	def environment(self) -> dict[str, str]:
+		"""The variables of processes that are to pause, and of those that start them."""
+		path = [str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)]
+		return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"}
+
+	def paused(self) -> list[int]:
+		"""The processes that have come there."""
+		return [int(path.stem) for path in self.folder.glob("*.paused")]
+
+	def wait(self, process: subprocess.Popen | None = None, n: int = 1) -> None:
+		"""Wait until so many have come there; fail if the process that is to bring them there ends before."""
+		deadline = time.monotonic() + 600
+		while len(self.paused()) < n:
+			assert process is None or process.poll() is None, process.communicate()[0]
+			assert time.monotonic() < deadline, f"{len(self.paused())} of {n} processes came to the place"
+			time.sleep(0.01)
+
+	def go(self) -> None:
+		"""Let those that wait go on, and none wait from now on."""
+		(self.folder / "go").touch()
+
+
+@pytest.fixture
+def make_pause(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pause]:
+	"""`make_pause("package.module:Class.method", nth)`: a `Pause` after the nth call of a method in a process.
+
+	Signals that are to come in the middle of some work come there at any speed of the machine. `only` is a text that
+	the arguments of a process must hold for it to pause.
+	"""
+
+	def make(place: str, nth: int, *, only: str = "") -> Pause:
+		folder = tmp_path_factory.mktemp("pause")
+		module, _, name = place.partition(":")
+		owner, _, method = name.partition(".")
+		words = {"folder": str(folder), "go": str(folder / "go"), "nth": nth, "only": only}
+		(folder / "sitecustomize.py").write_text(PAUSING.format(module=module, owner=owner, method=method, **words))
+		return Pause(folder)
+
+	return make

@@ -138,6 +138,11 @@ def projected_contributions(attributions: Array, X: Array) -> torch.Tensor:
 	Returns
 	-------
 	torch.Tensor, shape=(n, W)
+
+	Raises
+	------
+	InputError
+		The shapes differ.
 	"""
 	attributions, X = to_tensor(attributions), to_tensor(X)
 	if attributions.shape != X.shape:

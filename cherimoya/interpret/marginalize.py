@@ -214,6 +214,11 @@ def draw_backgrounds(codes: Array, n_loci: int = 100, *, shuffle: bool = False, 
 	-------
 	numpy.ndarray of uint8, shape=(min(n, n_loci), L)
 		Base codes.
+
+	Raises
+	------
+	SettingsError
+		`n_loci` is below 1.
 	"""
 	if n_loci < 1:
 		raise SettingsError(f"n_loci must be at least 1, got {n_loci}")

@@ -433,7 +433,7 @@ def _one_hot(codes: np.ndarray) -> np.ndarray:
 
 
 def seqlet_codes(seqlets: Seqlets, genome: Genome, *, source: str = "seqlets") -> list[np.ndarray]:
-	"""The base codes of seqlets, each of shape (end - start,).
+	"""The base codes of seqlets.
 
 	Parameters
 	----------
@@ -443,6 +443,11 @@ def seqlet_codes(seqlets: Seqlets, genome: Genome, *, source: str = "seqlets") -
 		Where the bases are; its other names of chromosomes count.
 	source: str
 		What messages call the seqlets. Default is "seqlets".
+
+	Returns
+	-------
+	list of numpy.ndarray of uint8, shape=(end - start,)
+		A, C, G, T = 0 to 3, anything else 4.
 
 	Raises
 	------
@@ -467,6 +472,15 @@ def seqlet_codes(seqlets: Seqlets, genome: Genome, *, source: str = "seqlets") -
 def count_motifs(seqlets: Seqlets, matches: Matches, *, match_threshold: float = 0.05) -> list[MotifCount]:
 	"""How many seqlets have each motif as their nearest, with a p-value of at most `match_threshold`.
 
+	Parameters
+	----------
+	seqlets: Seqlets
+		n seqlets.
+	matches: Matches
+		Their nearest motifs, from `annotate_seqlets`.
+	match_threshold: float
+		Largest p-value of a match that counts. Default is 0.05.
+
 	Returns
 	-------
 	list of MotifCount
@@ -490,6 +504,15 @@ def write_seqlets(path: str | os.PathLike, seqlets: Seqlets, matches: Matches | 
 	"""Write seqlets as BED with the `COLUMNS`, and for each of the nearest motifs strand, motif and p-value.
 
 	A first line, a comment, names the columns. The file appears under its name when it is whole.
+
+	Parameters
+	----------
+	path: str or os.PathLike
+		The file.
+	seqlets: Seqlets
+		n seqlets, written in their order.
+	matches: Matches or None
+		Their nearest motifs. Default is None: the five columns alone.
 	"""
 	names = list(COLUMNS)
 	k = 0 if matches is None else matches.indices.shape[1]
@@ -509,6 +532,16 @@ def write_seqlets(path: str | os.PathLike, seqlets: Seqlets, matches: Matches | 
 
 def read_seqlets(path: str | os.PathLike) -> Seqlets:
 	"""The seqlets of a file with the `COLUMNS`, and perhaps more, plain or gzipped; lines with # are skipped.
+
+	Parameters
+	----------
+	path: str or os.PathLike
+		The file, as `write_seqlets` writes it.
+
+	Returns
+	-------
+	Seqlets
+		In the order of the file.
 
 	Raises
 	------

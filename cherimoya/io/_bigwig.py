@@ -59,7 +59,8 @@ class BigWig:
 	def __init__(self, path: str) -> None:
 		self._file = os.open(path, os.O_RDONLY)
 		weakref.finalize(self, os.close, self._file)
-		self._blocks: dict[str, _Blocks] | None = None
+		self._index: dict[str, np.ndarray] | str | None = None  # the leaves of each chromosome, or why there are none
+		self._blocks: tuple[str, _Blocks | None] = ("", None)  # of the chromosome that was read last
 		self._buffer = 0
 		self._last: tuple[int, tuple[np.ndarray, ...]] = (-1, ())  # where a block lies, and what it holds
 
@@ -87,10 +88,8 @@ class BigWig:
 		Unusual
 			This reader cannot tell the values.
 		"""
-		if self._blocks is None:
-			self._blocks = self._read_index()
 		first, last = int(starts[0]), int(ends.max())
-		blocks = self._blocks.get(chrom)
+		blocks = self._blocks_of(chrom)
 		numbers = () if blocks is None else blocks.holding(starts, ends)
 		if not len(numbers):
 			return np.zeros(last - first, dtype=np.uint8)
@@ -110,8 +109,22 @@ class BigWig:
 
 	# ---- the index ----
 
-	def _read_index(self) -> dict[str, _Blocks]:
-		"""The blocks of each chromosome that has any."""
+	def _blocks_of(self, chrom: str) -> _Blocks | None:
+		"""The blocks of a chromosome; None where there is none. The index is read once, even where it is unusual."""
+		if self._index is None:
+			try:
+				self._index = self._read_index()
+			except Unusual as error:
+				self._index = str(error)
+		if isinstance(self._index, str):
+			raise Unusual(self._index)
+		if self._blocks[0] != chrom:
+			leaves = self._index.get(chrom)
+			self._blocks = (chrom, None if leaves is None else _Blocks(leaves))
+		return self._blocks[1]
+
+	def _read_index(self) -> dict[str, np.ndarray]:
+		"""The leaves of the index, for each chromosome that has any."""
 		header = self._read(0, 64)
 		magic, chroms_at, index_at = struct.unpack("<I4xQ8xQ", header[:32])
 		(self._buffer,) = struct.unpack("<I", header[52:56])
@@ -126,7 +139,13 @@ class BigWig:
 		leaves = np.concatenate(nodes)
 		if (leaves["chrom"] != leaves["end_chrom"]).any():
 			raise Unusual("a block is of several chromosomes")
-		return {names.get(i, ""): _Blocks(leaves[leaves["chrom"] == i]) for i in np.unique(leaves["chrom"]).tolist()}
+		chroms = leaves["chrom"]
+		if (chroms[1:] < chroms[:-1]).any():
+			leaves = leaves[np.argsort(chroms, kind="stable")]
+		numbers, first = np.unique(leaves["chrom"], return_index=True)
+		bounds = itertools.pairwise([*first.tolist(), len(leaves)])
+		pairs = zip(numbers.tolist(), bounds, strict=True)
+		return {names.get(number, ""): leaves[begin:end] for number, (begin, end) in pairs}
 
 	def _chrom_names(self, at: int) -> dict[int, str]:
 		"""The name of each chromosome by its number."""

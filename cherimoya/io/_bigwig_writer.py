@@ -1,25 +1,28 @@
-"""Writes bigWig files of values at every base, as they come: memory does not grow with what is written.
+"""Writes bigWig files of values at single bases, as they come: memory does not grow with what is written.
 
 References
 ----------
 The layout of bigWig files: Kent et al. 2010, Bioinformatics 26(17), 2204-2207, supplementary tables 5 to 19.
 """
 
+import itertools
 import os
 import struct
 import tempfile
 import zlib
+from array import array
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
 _MAGIC, _CHROMS_MAGIC, _INDEX_MAGIC = 0x888FFC26, 0x78CA8C91, 0x2468ACE0
-_FIXED_STEP = 3
+_VARIABLE_STEP, _FIXED_STEP = 2, 3
 _LEVEL = 2  # of compression; more takes twice as long for these values, and gains nothing
-_PER_BLOCK = 8_192  # values of a block
+_PER_BLOCK = 8_192  # values of a block; half of that where each comes with its position
 _ZOOMS_PER_BLOCK = 1_024
 _PER_NODE = 256  # children of a node of a tree
+_BINS_AT_ONCE = 4_096  # that the zoom levels take; a lot costs them time however small it is
 _SUMMARY = struct.Struct("<Q4d")
 REDUCTIONS = tuple(32 * 4**level for level in range(10))
 """Bases of a zoom level's bins; those wider than every chromosome are left out, but for the first."""
@@ -41,14 +44,26 @@ _ZOOM = np.dtype(
 )
 
 
-class _Entry(NamedTuple):
-	"""A block: the bases [start, end) of a chromosome that it is about, and where it lies."""
+class _Entries:
+	"""Blocks: the bases [start, end) of a chromosome that each is about, and where it lies; 40 bytes a block."""
 
-	chrom: int
-	start: int
-	end: int
-	offset: int
-	size: int
+	def __init__(self) -> None:
+		self._numbers = array("q")
+
+	def __len__(self) -> int:
+		return len(self._numbers) // 5
+
+	def add(self, chrom: int, start: int, end: int, offset: int, size: int) -> None:
+		"""Note another block, which lies behind the others."""
+		self._numbers.extend((chrom, start, end, offset, size))
+
+	def leaves(self, shift: int) -> np.ndarray:
+		"""The leaves of an index, for blocks that have moved by so many bytes."""
+		chrom, start, end, offset, size = np.array(self._numbers, dtype=np.int64).reshape(-1, 5).T
+		leaves = np.zeros(len(self), dtype=_LEAF)
+		for name, column in zip(_LEAF.names, (chrom, start, chrom, end, offset + shift, size), strict=True):
+			leaves[name] = column
+		return leaves
 
 
 class BigWigWriter:
@@ -70,7 +85,9 @@ class BigWigWriter:
 		self._begin = 0
 		self._waiting: list[np.ndarray] = []
 		self._n_waiting = 0
-		self._entries: list[_Entry] = []
+		self._entries = _Entries()
+		self._bins: list[np.ndarray] = []  # for the zoom levels
+		self._n_bins = 0
 		self._summary = [0, np.inf, -np.inf, 0.0, 0.0]
 		widest = max(self.sizes.values())
 		reductions = [reduction for reduction in REDUCTIONS if reduction < max(widest, REDUCTIONS[0] + 1)]
@@ -96,9 +113,7 @@ class BigWigWriter:
 		ValueError
 			They are not in order, or leave the chromosome.
 		"""
-		number, end = self._numbers[chrom], start + len(values)
-		if (number, start) < self._at or start < 0 or end > self.sizes[chrom]:
-			raise ValueError(f"{chrom}:{start}-{end} is not after what was added before, or leaves the chromosome")
+		number, end = self._placed(chrom, start, start + len(values))
 		if not len(values):
 			return
 		if (number, start) != self._at:
@@ -109,20 +124,42 @@ class BigWigWriter:
 		self._n_waiting += len(values)
 		self._write_waiting()
 
+	def add_points(self, chrom: str, positions: np.ndarray, values: np.ndarray) -> None:
+		"""Add the values of bases that lie apart, shape=(n,), after those that were added before; many at a time.
+
+		Raises
+		------
+		ValueError
+			They are not in order, or leave the chromosome.
+		"""
+		positions = np.asarray(positions, dtype=np.int64)
+		if not len(positions):
+			return
+		self._write_waiting(all_of_it=True)
+		self._at = self._placed(chrom, int(positions[0]), int(positions[-1]) + 1)
+		self._begin = self._at[1]
+		if (np.diff(positions) < 1).any():
+			raise ValueError(f"the positions on {chrom} are not in order")
+		values = np.asarray(values, dtype="<f4")
+		size = max(1, _PER_BLOCK // 2)
+		for first in range(0, len(positions), size):
+			self._write_points(positions[first : first + size], values[first : first + size])
+
 	def close(self) -> None:
 		"""Write the indexes, the zoom levels and the header."""
 		self._write_waiting(all_of_it=True)
+		self._hand_on()
 		for zoom in self._zooms:
 			zoom.flush()
 		file = self._file
 		index_at = file.tell()
-		file.write(_index(self._entries, index_at, file.tell(), 1))
+		file.write(_index(self._entries.leaves(0), index_at, file.tell(), 1))
 		zooms = b""
 		for zoom in self._zooms:
 			zoom_at = file.tell()
-			entries = zoom.copy_to(file)
+			leaves = zoom.copy_to(file)
 			zooms += struct.pack("<II2Q", zoom.reduction, 0, zoom_at, file.tell())
-			file.write(_index(entries, file.tell(), file.tell(), _ZOOMS_PER_BLOCK))
+			file.write(_index(leaves, file.tell(), file.tell(), _ZOOMS_PER_BLOCK))
 		file.write(struct.pack("<I", _MAGIC))
 		file.seek(self._data_at)
 		file.write(struct.pack("<Q", len(self._entries)))
@@ -141,6 +178,13 @@ class BigWigWriter:
 		for zoom in self._zooms:
 			zoom.close()
 
+	def _placed(self, chrom: str, start: int, end: int) -> tuple[int, int]:
+		"""The number of the chromosome and the base after the last one of [start, end), if it can come next."""
+		number = self._numbers[chrom]
+		if (number, start) < self._at or start < 0 or end > self.sizes[chrom]:
+			raise ValueError(f"{chrom}:{start}-{end} is not after what was added before, or leaves the chromosome")
+		return number, end
+
 	def _write_waiting(self, *, all_of_it: bool = False) -> None:
 		"""Write the values that fill blocks, or all; what a block holds does not depend on how values came."""
 		if self._n_waiting < _PER_BLOCK and not (all_of_it and self._n_waiting):
@@ -153,23 +197,48 @@ class BigWigWriter:
 		self._n_waiting = len(values) - n
 
 	def _write_block(self, values: np.ndarray) -> None:
-		"""Write some values, and let the summary and the zoom levels know."""
-		chrom, start, end = self._at[0], self._begin, self._begin + len(values)
-		head = struct.pack("<5I2BH", chrom, start, end, 1, 1, _FIXED_STEP, 0, len(values))
-		data = zlib.compress(head + values.tobytes(), _LEVEL)
-		self._entries.append(_Entry(chrom, start, end, self._file.tell(), len(data)))
+		"""Write the values of neighbouring bases."""
+		start, end = self._begin, self._begin + len(values)
+		edges = np.arange((start // REDUCTIONS[0] + 1) * REDUCTIONS[0], end, REDUCTIONS[0])
+		edges = np.concatenate([[start], edges])
+		bins = _bins(self._at[0], edges, np.append(edges[1:], end), edges - start, values)
+		self._write(start, end, 1, _FIXED_STEP, values, bins)
+		self._begin = end
+
+	def _write_points(self, positions: np.ndarray, values: np.ndarray) -> None:
+		"""Write the values of bases that lie apart."""
+		start, end = int(positions[0]), int(positions[-1]) + 1
+		first = np.concatenate([[0], np.flatnonzero(np.diff(positions // REDUCTIONS[0])) + 1])
+		ends = positions[np.append(first[1:], len(positions)) - 1] + 1
+		bins = _bins(self._at[0], positions[first], ends, first, values)
+		columns = np.stack([positions.astype("<u4"), values.view("<u4")], axis=1)  # (n,) -> (n, 2)
+		self._write(start, end, 0, _VARIABLE_STEP, columns, bins)
+
+	def _write(self, start: int, end: int, step: int, kind: int, content: np.ndarray, bins: np.ndarray) -> None:
+		"""Write a block, and let the summary and the zoom levels know what it holds."""
+		chrom = self._at[0]
+		head = struct.pack("<5I2BH", chrom, start, end, step, 1, kind, 0, len(content))
+		data = zlib.compress(head + content.tobytes(), _LEVEL)
+		self._entries.add(chrom, start, end, self._file.tell(), len(data))
 		self._file.write(data)
-		bins = _bins(chrom, start, values.astype(np.float64), REDUCTIONS[0])
 		n, low, high, total, squares = self._summary
 		self._summary = [
-			n + len(values),
+			n + len(content),
 			min(low, float(bins["min"].min())),
 			max(high, float(bins["max"].max())),
 			total + float(bins["sum"].sum()),
 			squares + float(bins["squares"].sum()),
 		]
-		self._zooms[0].add(bins)
-		self._begin = end
+		self._bins.append(bins)
+		self._n_bins += len(bins)
+		if self._n_bins >= _BINS_AT_ONCE:
+			self._hand_on()
+
+	def _hand_on(self) -> None:
+		"""Let the zoom levels have the bins."""
+		if self._bins:
+			self._zooms[0].add(_together(self._bins))
+		self._bins, self._n_bins = [], 0
 
 
 class _Zoom:
@@ -178,9 +247,9 @@ class _Zoom:
 	def __init__(self, reduction: int, coarser: "_Zoom | None", folder: str) -> None:
 		self.reduction, self.coarser = reduction, coarser
 		self._spool = tempfile.TemporaryFile(dir=folder)
-		self._entries: list[_Entry] = []
+		self._entries = _Entries()
 		self._open = np.empty(0, dtype=_BIN)  # the last bin, which may go on
-		self._waiting = np.empty(0, dtype=_BIN)
+		self._waiting = np.empty(0, dtype=_ZOOM)
 		self._n = 0
 
 	@classmethod
@@ -193,7 +262,7 @@ class _Zoom:
 
 	def add(self, bins: np.ndarray) -> None:
 		"""Take bins that are finer, or parts of this level's, in order."""
-		bins = _joined(np.concatenate([self._open, bins]), self.reduction)
+		bins = _joined(_together([self._open, bins]), self.reduction)
 		self._open = bins[-1:]
 		self._done(bins[:-1])
 
@@ -203,14 +272,14 @@ class _Zoom:
 		self._open = self._open[:0]
 		self._write(len(self._waiting))
 
-	def copy_to(self, file: BinaryIO) -> list[_Entry]:
-		"""Write the level's blocks to a file, after their number; where they lie there."""
+	def copy_to(self, file: BinaryIO) -> np.ndarray:
+		"""Write the level's blocks to a file, after their number; the leaves of their index there."""
 		file.write(struct.pack("<I", self._n))
 		start = file.tell()
 		self._spool.seek(0)
 		while data := self._spool.read(1 << 20):
 			file.write(data)
-		return [entry._replace(offset=start + entry.offset) for entry in self._entries]
+		return self._entries.leaves(start)
 
 	def close(self) -> None:
 		"""Let go of the file of its own."""
@@ -222,39 +291,42 @@ class _Zoom:
 			return
 		if self.coarser is not None:
 			self.coarser.add(bins)
-		for some in np.split(bins, np.flatnonzero(np.diff(bins["chrom"])) + 1):
-			if len(self._waiting) and self._waiting["chrom"][0] != some["chrom"][0]:
+		packed = np.empty(len(bins), dtype=_ZOOM)
+		for name in _ZOOM.names:
+			packed[name] = bins[name]
+		cuts = (np.flatnonzero(np.diff(bins["chrom"])) + 1).tolist()
+		for first, last in itertools.pairwise([0, *cuts, len(packed)]):
+			if len(self._waiting) and self._waiting[0]["chrom"] != packed[first]["chrom"]:
 				self._write(len(self._waiting))
-			self._waiting = np.concatenate([self._waiting, some])
+			self._waiting = _together([self._waiting, packed[first:last]])
 			self._write(len(self._waiting) // _ZOOMS_PER_BLOCK * _ZOOMS_PER_BLOCK)
 
 	def _write(self, n: int) -> None:
 		"""Write the first n of the bins that wait."""
 		for first in range(0, n, _ZOOMS_PER_BLOCK):
 			bins = self._waiting[first : min(first + _ZOOMS_PER_BLOCK, n)]
-			packed = np.empty(len(bins), dtype=_ZOOM)
-			for name in _ZOOM.names:
-				packed[name] = bins[name]
-			data = zlib.compress(packed.tobytes(), _LEVEL)
-			place = int(bins["chrom"][0]), int(bins["start"][0]), int(bins["end"][-1])
-			self._entries.append(_Entry(*place, self._spool.tell(), len(data)))
+			data = zlib.compress(bins.tobytes(), _LEVEL)
+			place = int(bins[0]["chrom"]), int(bins[0]["start"]), int(bins[-1]["end"])
+			self._entries.add(*place, self._spool.tell(), len(data))
 			self._spool.write(data)
 		self._n += n
 		self._waiting = self._waiting[n:]
 
 
-def _bins(chrom: int, start: int, values: np.ndarray, reduction: int) -> np.ndarray:
-	"""The bins that neighbouring bases fall into, and what they hold of them."""
-	end = start + len(values)
-	edges = np.arange((start // reduction + 1) * reduction, end, reduction)
-	edges = np.concatenate([[start], edges])
-	bins = np.empty(len(edges), dtype=_BIN)
-	bins["chrom"], bins["start"], bins["end"] = chrom, edges, np.append(edges[1:], end)
-	bins["valid"] = bins["end"] - bins["start"]
-	first = edges - start
+def _bins(chrom: int, starts: np.ndarray, ends: np.ndarray, first: np.ndarray, values: np.ndarray) -> np.ndarray:
+	"""Bins from their bases [starts, ends), the first value of each, and the values."""
+	values = values.astype(np.float64)
+	bins = np.empty(len(first), dtype=_BIN)
+	bins["chrom"], bins["start"], bins["end"] = chrom, starts, ends
+	bins["valid"] = np.diff(first, append=len(values))
 	bins["min"], bins["max"] = np.minimum.reduceat(values, first), np.maximum.reduceat(values, first)
 	bins["sum"], bins["squares"] = np.add.reduceat(values, first), np.add.reduceat(values**2, first)
 	return bins
+
+
+def _together(lots: Sequence[np.ndarray]) -> np.ndarray:
+	"""Lots of one type, with fields, one after the other; numpy is slow to find the type of the result by itself."""
+	return np.concatenate(lots, dtype=lots[0].dtype)
 
 
 def _joined(bins: np.ndarray, reduction: int) -> np.ndarray:
@@ -282,7 +354,7 @@ def _chrom_tree(sizes: Mapping[str, int], at: int) -> bytes:
 	while len(levels[0]) > 1:  # the first name below each node; its place follows
 		above = [(node[0][0], b"") for node in levels[0]]
 		levels.insert(0, [above[i : i + per_node] for i in range(0, len(above), per_node)])
-	tree, size = b"", 4 + per_node * (width + 8)
+	tree, size = bytearray(), 4 + per_node * (width + 8)
 	below = at + len(head)
 	for depth, level in enumerate(levels):
 		below += size * len(level)
@@ -296,13 +368,8 @@ def _chrom_tree(sizes: Mapping[str, int], at: int) -> bytes:
 	return head + tree
 
 
-def _index(entries: Sequence[_Entry], at: int, data_end: int, per_block: int) -> bytes:
+def _index(leaves: np.ndarray, at: int, data_end: int, per_block: int) -> bytes:
 	"""The R tree of blocks, for the offset at which it is written."""
-	leaves = np.zeros(len(entries), dtype=_LEAF)
-	if entries:
-		chrom, start, end, offset, size = (np.array(column) for column in zip(*entries, strict=True))
-		for name, column in zip(_LEAF.names, (chrom, start, chrom, end, offset, size), strict=True):
-			leaves[name] = column
 	levels = [leaves]
 	while len(levels[0]) > _PER_NODE:
 		groups = np.arange(0, len(levels[0]), _PER_NODE)
@@ -311,9 +378,11 @@ def _index(entries: Sequence[_Entry], at: int, data_end: int, per_block: int) ->
 		above["chrom"], above["start"] = levels[0]["chrom"][groups], levels[0]["start"][groups]
 		above["end_chrom"], above["end"] = levels[0]["end_chrom"][last], levels[0]["end"][last]
 		levels.insert(0, above)
-	place = (leaves["chrom"][0], leaves["start"][0], leaves["end_chrom"][-1], leaves["end"][-1]) if entries else [0] * 4
-	head = struct.pack("<IIQ4IQII", _INDEX_MAGIC, _PER_NODE, len(entries), *place, data_end, per_block, 0)
-	tree, below = b"", at + len(head)
+	place = (
+		(leaves["chrom"][0], leaves["start"][0], leaves["end_chrom"][-1], leaves["end"][-1]) if len(leaves) else [0] * 4
+	)
+	head = struct.pack("<IIQ4IQII", _INDEX_MAGIC, _PER_NODE, len(leaves), *place, data_end, per_block, 0)
+	tree, below = bytearray(), at + len(head)
 	for depth, level in enumerate(levels):
 		nodes = [level[i : i + _PER_NODE].copy() for i in range(0, len(level), _PER_NODE)] or [level]
 		below += sum(4 + node.nbytes for node in nodes)

@@ -42,7 +42,7 @@ class CompactBatch:
 		return self._with(lambda tensor: tensor[index])
 
 	def to(self, device: str | torch.device, non_blocking: bool = True) -> "CompactBatch":
-		"""The batch on another device."""
+		"""The batch on another device; `non_blocking` as in ``torch.Tensor.to``, True by default."""
 		return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 	def pin_memory(self) -> "CompactBatch":
@@ -93,7 +93,21 @@ def _as_float(values: torch.Tensor) -> torch.Tensor:
 
 
 def to_device(batch: "CompactBatch | Sequence[torch.Tensor]", device: str | torch.device) -> tuple[torch.Tensor, ...]:
-	"""A batch of a loader on a device, encoded there if it is compact: `(X, y, labels)` or `(X, X_ctl, y, labels)`."""
+	"""A batch of a loader on a device, encoded there if it is compact.
+
+	Parameters
+	----------
+	batch: CompactBatch or sequence of torch.Tensor
+		What the loader yields.
+	device: str or torch.device
+		The device.
+
+	Returns
+	-------
+	tuple of torch.Tensor
+		``(X, y, labels)``, or ``(X, X_ctl, y, labels)`` with controls: shapes (N, 4, in_window), (N, Tc, in_window),
+		(N, T, out_window) and (N,).
+	"""
 	if isinstance(batch, CompactBatch):
 		return batch.to(device).encode()
 	return tuple(tensor.to(device, non_blocking=True) for tensor in batch)

@@ -236,6 +236,25 @@ def overlaps_any(chrom_starts: np.ndarray, chrom_ends: np.ndarray, los: np.ndarr
 	return started > ended
 
 
+def rows_by_chrom(chroms: np.ndarray) -> dict[str, np.ndarray]:
+	"""The rows of each chromosome, ascending, by the chromosomes as they first come; one pass, however many they are.
+
+	Parameters
+	----------
+	chroms: numpy.ndarray of str, shape=(n,)
+		The chromosome of each row.
+
+	Returns
+	-------
+	dict of str to numpy.ndarray of int64
+	"""
+	numbers: dict[str, int] = {}
+	column = [numbers.setdefault(chrom, len(numbers)) for chrom in chroms.tolist()]
+	counts = np.bincount(np.array(column, dtype=np.int64), minlength=len(numbers))
+	rows = np.split(np.argsort(np.array(column, dtype=np.int64), kind="stable"), np.cumsum(counts[:-1]))
+	return dict(zip(numbers, rows, strict=False))
+
+
 def _overlap(a: Region, b: Region) -> bool:
 	"""Whether two regions share a base."""
 	a_end = float("inf") if a.end is None else a.end

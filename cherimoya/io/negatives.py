@@ -15,7 +15,7 @@ import numpy as np
 from cherimoya.errors import InputError
 from cherimoya.io._scan import Composition, scan
 from cherimoya.io.genome import Genome
-from cherimoya.io.loci import Loci, Region, midpoints, overlaps_any, read_loci, rename_regions
+from cherimoya.io.loci import Loci, Region, midpoints, overlaps_any, read_loci, rename_regions, rows_by_chrom
 from cherimoya.io.tracks import Tracks
 from cherimoya.io.windows import Accounting, exclusions_of, extract_windows
 
@@ -426,7 +426,7 @@ def _place(loci: Loci, search: "_Search", chroms: Sequence[Region] | None) -> tu
 def _starts_of(loci: Loci, in_window: int) -> dict[str, np.ndarray]:
 	"""For each chromosome the starts of the input windows of the loci."""
 	starts = midpoints(loci) - in_window // 2
-	return {chrom: starts[loci.chroms == chrom] for chrom in dict.fromkeys(loci.chroms.tolist())}
+	return {chrom: starts[rows] for chrom, rows in rows_by_chrom(loci.chroms).items()}
 
 
 def _input_windows(loci: Loci, in_window: int) -> Loci:
@@ -486,12 +486,17 @@ class _Search:
 		"""The tiles that overlap neither the blocked intervals nor the excluded ones."""
 		starts, total = {}, 0
 		removed = dict.fromkeys(FILTERS, 0)
-		for chrom in dict.fromkeys(region.chrom for region in regions):
-			here = [region for region in regions if region.chrom == chrom]
+		wanted: dict[str, list[Region]] = {}
+		for region in regions:
+			wanted.setdefault(region.chrom, []).append(region)
+		lots = [(name, loci) for name, loci in zip(FILTERS, (blocked, self.excluded), strict=False) if loci is not None]
+		rows = [rows_by_chrom(loci.chroms) for _, loci in lots]
+		for chrom, here in wanted.items():
 			tiles = _tile_starts(here, self.genome.chrom_sizes[chrom], self.in_window, offset)
 			total += len(tiles)
-			for name, loci in zip(FILTERS, (blocked, self.excluded), strict=False):
-				drop = _overlaps(loci, chrom, tiles, self.in_window)
+			for (name, loci), rows_of in zip(lots, rows, strict=True):
+				some = rows_of.get(chrom, np.empty(0, dtype=np.int64))
+				drop = overlaps_any(loci.starts[some], loci.ends[some], tiles, tiles + self.in_window)
 				removed[name] += int(drop.sum())
 				tiles = tiles[~drop]
 			starts[chrom] = tiles
@@ -557,14 +562,6 @@ def _tile_starts(regions: list[Region], size: int, width: int, offset: int) -> n
 	for region in regions:
 		inside |= (starts >= region.start) & (starts + width <= (size if region.end is None else region.end))
 	return starts[inside]
-
-
-def _overlaps(loci: Loci | None, chrom: str, starts: np.ndarray, width: int) -> np.ndarray:
-	"""Whether each tile shares a base with any of the loci, shape=(n,)."""
-	if loci is None:
-		return np.zeros(len(starts), dtype=bool)
-	here = loci.chroms == chrom
-	return overlaps_any(loci.starts[here], loci.ends[here], starts, starts + width)
 
 
 # ---- the choice -----------------------------------------------------------------------------------------------------

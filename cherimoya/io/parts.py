@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cherimoya.io.loci import Loci, midpoints, overlaps_any
+from cherimoya.io.loci import Loci, midpoints, overlaps_any, rows_by_chrom
 
 
 class Spans(NamedTuple):
@@ -38,10 +38,10 @@ def input_spans(loci: Loci, in_window: int, *, max_jitter: int = 0, summits: boo
 def touching(ours: Spans, theirs: Sequence[Spans]) -> np.ndarray:
 	"""Whether each of our windows shares a base with any of theirs, shape=(n,)."""
 	mask = np.zeros(len(ours.starts), dtype=bool)
-	for chrom in set(ours.chroms.tolist()):
-		rows = np.flatnonzero(ours.chroms == chrom)
-		for other in theirs:
-			here = other.chroms == chrom
+	rows_of = rows_by_chrom(ours.chroms)
+	for other in theirs:
+		for chrom, here in rows_by_chrom(other.chroms).items():
+			rows = rows_of.get(chrom, here[:0])
 			mask[rows] |= overlaps_any(other.starts[here], other.ends[here], ours.starts[rows], ours.ends[rows])
 	return mask
 
@@ -78,11 +78,12 @@ def nearest_part(spans: Spans, parts: Sequence[Spans]) -> np.ndarray:
 	"""
 	mids = (spans.starts + spans.ends) // 2
 	distances = np.full((len(parts), len(mids)), np.iinfo(np.int64).max)
+	rows_of = rows_by_chrom(spans.chroms)
 	for p, part in enumerate(parts):
-		for chrom in set(spans.chroms.tolist()):
-			rows, here = np.flatnonzero(spans.chroms == chrom), part.chroms == chrom
+		for chrom, here in rows_by_chrom(part.chroms).items():
 			theirs = np.sort((part.starts[here] + part.ends[here]) // 2)
-			if len(theirs):
+			rows = rows_of.get(chrom, here[:0])
+			if len(rows):
 				after = np.searchsorted(theirs, mids[rows])
 				left = np.abs(mids[rows] - theirs[np.maximum(after - 1, 0)])
 				right = np.abs(mids[rows] - theirs[np.minimum(after, len(theirs) - 1)])

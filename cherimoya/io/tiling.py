@@ -16,7 +16,7 @@ from cherimoya.io._bigwig_writer import BigWigWriter
 from cherimoya.io._files import replacing
 from cherimoya.io._scan import scan
 from cherimoya.io.genome import Genome
-from cherimoya.io.loci import Loci, Region, overlaps_any, rename_regions
+from cherimoya.io.loci import Loci, Region, overlaps_any, rename_regions, rows_by_chrom
 from cherimoya.io.tracks import Tracks, cut
 from cherimoya.io.windows import Accounting, Windows, exclusions_of
 
@@ -246,8 +246,11 @@ def _of_chroms(chroms: np.ndarray, holds: Callable[[str], bool]) -> np.ndarray:
 def _excluded(chroms: np.ndarray, starts: np.ndarray, width: int, exclusions: Loci | None) -> np.ndarray:
 	"""Whether each window overlaps an exclusion region, shape=(n,)."""
 	mask = np.zeros(len(starts), dtype=bool)
-	for chrom in set() if exclusions is None else set(exclusions.chroms.tolist()):
-		ours, theirs = np.flatnonzero(chroms == chrom), exclusions.chroms == chrom
+	if exclusions is None:
+		return mask
+	rows = rows_by_chrom(chroms)
+	for chrom, theirs in rows_by_chrom(exclusions.chroms).items():
+		ours = rows.get(chrom, theirs[:0])
 		mask[ours] = overlaps_any(
 			exclusions.starts[theirs], exclusions.ends[theirs], starts[ours], starts[ours] + width
 		)
@@ -259,7 +262,7 @@ def _unknown(
 ) -> np.ndarray:
 	"""The fraction of unknown bases of those windows that are `among` the asked, else 0, shape=(n,)."""
 	fractions = np.zeros(len(starts))
-	rows = {chrom: np.flatnonzero((chroms == chrom) & among) for chrom in dict.fromkeys(chroms.tolist())}
+	rows = {chrom: some[among[some]] for chrom, some in rows_by_chrom(chroms).items()}
 	wanted = {chrom: starts[some] for chrom, some in rows.items() if len(some)}
 	for chrom, found in scan(genome, None, wanted, in_window=width, out_window=width, workers=workers).items():
 		fractions[rows[chrom]] = 1 - found.known / width

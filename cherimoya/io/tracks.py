@@ -21,6 +21,7 @@ from cherimoya.io._bigwig import BigWig, Unusual
 from cherimoya.io._bigwig_writer import BigWigWriter
 from cherimoya.io._files import check_exists, check_state, content_key, file_state, is_remote, replacing
 from cherimoya.io._workers import n_cores
+from cherimoya.io.loci import rows_by_chrom
 from cherimoya.io.names import ChromNames
 
 Signals = str | os.PathLike | Sequence["str | os.PathLike | Sequence[str | os.PathLike]"]
@@ -209,8 +210,7 @@ class Tracks:
 		starts = np.asarray(starts, dtype=np.int64)
 		chroms = np.asarray(chroms, dtype=object)
 		values = np.empty((len(starts), len(self.paths), width), dtype=np.uint8)
-		for chrom in dict.fromkeys(chroms.tolist()):
-			rows = np.flatnonzero(chroms == chrom)
+		for chrom, rows in rows_by_chrom(chroms).items():
 			rows = rows[np.argsort(starts[rows], kind="stable")]
 			(found,) = self.read(chrom, [(starts[rows], width)])
 			values = values.astype(np.result_type(values, found), copy=False)
@@ -411,8 +411,9 @@ def write_bigwig(
 		)
 	_check_windows(path, chrom_sizes, chroms, starts, values)
 	with replacing(path) as temporary, BigWigWriter(temporary, chrom_sizes) as file:
-		for chrom in chrom_sizes:
-			where = np.flatnonzero(chroms == chrom)
+		rows = rows_by_chrom(chroms)
+		for chrom in (chrom for chrom in chrom_sizes if chrom in rows):
+			where = rows[chrom]
 			where = where[np.argsort(starts[where], kind="stable")]
 			for start, mean in _merged(starts[where], values, where):
 				file.add(chrom, int(start), mean)

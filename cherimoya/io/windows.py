@@ -14,7 +14,16 @@ import numpy as np
 from cherimoya.errors import InputError
 from cherimoya.io._gather import Arrays, Request, Sources, Widths
 from cherimoya.io.genome import Genome, one_hot
-from cherimoya.io.loci import Loci, Region, midpoints, overlaps_any, read_exclusions, read_loci, rename_regions
+from cherimoya.io.loci import (
+	Loci,
+	Region,
+	midpoints,
+	overlaps_any,
+	read_exclusions,
+	read_loci,
+	rename_regions,
+	rows_by_chrom,
+)
 from cherimoya.io.names import REMEDY, alike
 from cherimoya.io.storage import Wanted, hash_ahead, load
 from cherimoya.io.tracks import Tracks, group_totals, sum_groups
@@ -101,7 +110,7 @@ class Accounting:
 		return cls(len(reason), int((reason < 0).sum()), dropped)
 
 	def table(self, title: str = "") -> str:
-		"""The account as aligned text, a column for each of several files; reasons that dropped none are left out."""
+		"""The account as aligned text below `title`, a column for each of several files, without reasons of 0."""
 		columns = [self, *self.files.values()]
 		rows = [["given", *(f"{column.given:,}" for column in columns)]]
 		for reason, n in self.dropped.items():
@@ -204,19 +213,19 @@ class Windows:
 		return midpoints(self.loci, summits=self.summits)
 
 	def X(self, index: Any = slice(None), dtype: "torch.dtype | None" = None) -> "torch.Tensor":
-		"""One-hot sequences of some of the loci, all by default: shape=(m, 4, W)."""
+		"""One-hot sequences of the loci of `index`, all by default: shape=(m, 4, W); `dtype` None is float32."""
 		return one_hot(self.codes[index], dtype)
 
 	def y(self, index: Any = slice(None)) -> "torch.Tensor | None":
-		"""Signals of some of the loci, shape=(m, T, out_window + 2 * max_jitter); None without signals."""
+		"""Signals of the loci of `index`, shape=(m, T, out_window + 2 * max_jitter), float32; None without signals."""
 		return _tensor(self.signals, index)
 
 	def X_ctl(self, index: Any = slice(None)) -> "torch.Tensor | None":
-		"""Controls of some of the loci, shape=(m, Tc, W); None without controls."""
+		"""Controls of the loci of `index`, shape=(m, Tc, W), float32; None without controls."""
 		return _tensor(self.controls, index)
 
 	def counts(self) -> np.ndarray:
-		"""Observed counts of each group over the central out_window, float64, shape=(n, G)."""
+		"""Observed counts of each group over the central out_window, float64, (n, G); ValueError without signals."""
 		if self.signals is None:
 			raise ValueError("these windows hold no signals, so there are no counts")
 		centre = slice(self.max_jitter, self.max_jitter + self.out_window)
@@ -537,8 +546,9 @@ def _excluded(loci: Loci, spans: _Spans, exclusion_lists: Any, genome: Genome) -
 	exclusions = exclusions_of(genome, exclusion_lists)
 	if exclusions is None:
 		return mask
-	for chrom in set(exclusions.chroms.tolist()):
-		ours, theirs = np.flatnonzero(loci.chroms == chrom), exclusions.chroms == chrom
+	rows = rows_by_chrom(loci.chroms)
+	for chrom, theirs in rows_by_chrom(exclusions.chroms).items():
+		ours = rows.get(chrom, theirs[:0])
 		mask[ours] = overlaps_any(
 			exclusions.starts[theirs], exclusions.ends[theirs], spans.wide_lo[ours], spans.wide_hi[ours]
 		)

@@ -97,16 +97,19 @@ class Chosen(NamedTuple):
 		return None if controls is None else controls[self.rows[rows.start : rows.stop]]
 
 
-def attribution_paths(settings: Any) -> list[str]:
-	"""The outputs: one-hot sequences, scores, mask, coordinates, the bigWig of contributions, and the account."""
-	stem = f"{settings.name}.attributions"
+def outputs(values: "Mapping[str, Any]") -> list[str]:
+	"""The files that the command leaves, from its settings.
+
+	One-hot sequences, scores, mask, coordinates, the bigWig of contributions, and the account.
+	"""
+	stem = f"{values['name']}.attributions"
 	return [
-		settings.ohe_filename or f"{stem}.ohe.npz",
-		settings.attr_filename or f"{stem}.attr.npz",
-		settings.idx_filename or f"{stem}.idxs.npy",
+		values["ohe_filename"] or f"{stem}.ohe.npz",
+		values["attr_filename"] or f"{stem}.attr.npz",
+		values["idx_filename"] or f"{stem}.idxs.npy",
 		f"{stem}.bed",
 		f"{stem}.bw",
-		accounting_path(settings.name, "attribute"),
+		accounting_path(values["name"], "attribute"),
 	]
 
 
@@ -121,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
 	folder = f"{settings.name}.attributions.parts"
 	if needs_shuffles(settings):
 		draw_seed(settings, folder, merge=args.merge)
-	check_outputs(settings, attribution_paths(settings))
+	check_outputs(settings, outputs(vars(settings)))
 	device = resolve_device(settings.device)
 	loaded = load(settings, device)
 	parts = Parts(folder, "attribute", identity(loaded, settings), device)
@@ -336,7 +339,7 @@ def write(chosen: Chosen, chrom_sizes: "Mapping[str, int]", parts: Parts, settin
 	n, width = len(chosen), chosen.end - chosen.start
 	chroms = chosen.windows.loci.chroms[chosen.rows]
 	starts = chosen.windows.midpoints[chosen.rows] - settings.in_window // 2 + chosen.start
-	paths = attribution_paths(settings)
+	paths = outputs(vars(settings))
 	with publish_together(paths) as (ohe_path, attr_path, mask_path, bed_path, bigwig_path, table_path):
 		write_accounting(table_path, {"loci": chosen.accounting})
 		sequences = (bases(chosen, rows) for rows in blocks(n, _BLOCK))

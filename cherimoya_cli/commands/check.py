@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cherimoya.errors import CherimoyaError, InputError, MissingFileError, SettingsError
 from cherimoya_cli.measuring import write_accounting
-from cherimoya_cli.utils import say, settings_from_args
+from cherimoya_cli.utils import say, settings_from_args, warn
 
 if TYPE_CHECKING:
 	from cherimoya.io import Accounting, Genome, Loci
@@ -102,11 +102,13 @@ def _flat(value: Any) -> list[Any]:
 
 def check_pipeline(settings: "PipelineSettings") -> "dict[str, Accounting]":
 	"""Check a pipeline as its preflight does, and show its plan and the accounting of its loci."""
-	from cherimoya_cli.plan import forecast, make_plan
+	from cherimoya_cli.plan import forecast, make_plan, names_without_step
 	from cherimoya_cli.preflight import check_run, check_settings
 
 	check_settings(settings)
 	steps = make_plan(settings)
+	for text in names_without_step(settings):
+		warn(f"note: {settings.source}: {text}")
 	forecasts = forecast(steps, trust=settings.skip)
 	show_files(steps)
 	say("Steps:")
@@ -124,7 +126,7 @@ def check_pipeline(settings: "PipelineSettings") -> "dict[str, Accounting]":
 	elif fit is not None:
 		accounts = account(fit.settings, made)
 	for step in (step for step in steps if step.name in ("predict", "attribute", "marginalize")):
-		if not made & set(step.settings["loci"] or ()):
+		if step.settings.get("regions") is not None or not made & set(step.settings["loci"] or ()):
 			values = {**step.settings, "signals": None, "controls": None}
 			(accounts[step.name],) = account_all(values, f"Loci to {step.name}").values()
 	if any(step.name == "variants" for step in steps):

@@ -1,6 +1,7 @@
 """``cherimoya evaluate``: measure a trained model, beside baselines, on the held-out loci."""
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cherimoya_cli.inference import load_model, model_path
@@ -34,6 +35,15 @@ class Loaded(NamedTuple):
 	model: "Cherimoya"
 	splits: "list[tuple[Split, Windows, Windows | None]]"
 	baselines: "Baselines | None"
+
+
+def outputs(values: Mapping[str, Any]) -> list[str]:
+	"""The files that the command leaves, from its settings: measures of each split, and the account."""
+	stems = [values["name"]]
+	if values["chroms"] is None and (values["test_chroms"] or values["test_loci"]):
+		stems.append(f"{values['name']}.test")
+	ends = ["performance.tsv", "performance.json", "evaluation.npz", *["baselines.tsv"] * values["baselines"]]
+	return [*(f"{stem}.{end}" for stem in stems for end in ends), accounting_path(values["name"], "evaluate")]
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,7 +3,7 @@
 import argparse
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,6 +42,19 @@ class Loaded(NamedTuple):
 	model: "Cherimoya"
 	training: "DataLoader"
 	validation: "Windows"
+
+
+def outputs(values: Mapping[str, Any]) -> list[str]:
+	"""The files that the command leaves, from its settings: models, logs, record, account, and measures if wanted."""
+	from cherimoya_cli.commands import evaluate
+
+	name = values["name"]
+	own = [f"{name}.{end}" for end in ("torch", "final.torch", "log", "detailed.log", "fit.record.json")]
+	own.append(accounting_path(name, "fit"))
+	if not values["evaluate"]:
+		return own
+	measured = evaluate.outputs({"chroms": None, "baselines": True, **values})
+	return own + [path for path in measured if path != accounting_path(name, "evaluate")]
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """``cherimoya negatives``: background loci whose GC content is distributed like that of the loci."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,12 @@ FLAGS = (
 	"plot_filename",
 )
 PICTURES = (".png", ".pdf", ".svg")
+
+
+def outputs(values: Mapping[str, Any]) -> list[str]:
+	"""The files that the command leaves, from its settings: loci, the record beside them, and the account."""
+	output = values["output_filename"] or f"{values['name']}.negatives.bed"
+	return [output, *(f"{output.removesuffix('.bed')}.{end}" for end in ("record.json", "accounting.tsv"))]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +98,7 @@ def flag_values(args: argparse.Namespace) -> dict[str, Any]:
 
 def output_path(settings: Any) -> Path:
 	"""The BED file to write; its folder is made, and an error raised before any work if it cannot be."""
-	path = Path(settings.output_filename or f"{settings.name}.negatives.bed")
+	path = Path(outputs(vars(settings))[0])
 	try:
 		path.parent.mkdir(parents=True, exist_ok=True)
 	except OSError as error:
@@ -161,10 +168,9 @@ def write(output: Path, negatives: "Negatives", settings: Any) -> None:
 		"versions": versions(),
 		"settings": settings.model_dump(mode="json"),
 	}
-	stem = output.name.removesuffix(".bed")
-	paths = [output, *(output.with_name(f"{stem}.{end}") for end in ("record.json", "accounting.tsv"))]
+	paths = outputs(vars(settings))
 	if settings.plot_filename is not None:
-		paths.append(Path(settings.plot_filename))
+		paths.append(settings.plot_filename)
 	with publish_together(paths) as (bed, as_json, tsv, *pictures):
 		write_bed(bed, negatives.loci.chroms, negatives.loci.starts, negatives.loci.ends)
 		write_json(as_json, record)

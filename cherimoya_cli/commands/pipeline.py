@@ -27,14 +27,14 @@ class Failure(NamedTuple):
 
 def run(args: argparse.Namespace) -> int:
 	"""Plan, check, run what is not up to date; returns the exit code."""
-	from cherimoya_cli.launching import refuse_ranks
-	from cherimoya_cli.plan import forecast, make_plan
+	from cherimoya_cli.plan import forecast, make_plan, names_without_step
 	from cherimoya_cli.preflight import check_run, check_settings
 
-	refuse_ranks("pipeline")
 	settings = settings_from_args("pipeline", args)
 	check_settings(settings)
 	steps = make_plan(settings)
+	for text in names_without_step(settings):
+		warn(f"note: {settings.source}: {text}")
 	if settings.dry_run:
 		dry_run(steps)
 		return 0

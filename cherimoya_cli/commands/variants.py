@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 	folder = f"{settings.name}.variants.parts"
 	if settings.n_background is not None:
 		draw_seed(settings, folder, merge=args.merge)
-	check_outputs(settings, output_paths(settings))
+	check_outputs(settings, outputs(vars(settings)))
 	check_inputs_kept(settings)
 	device = resolve_device(settings.device)
 	loaded = load(settings, device)
@@ -109,15 +109,16 @@ def run(args: argparse.Namespace) -> int:
 	return 0
 
 
-def output_paths(settings: Any) -> list[str]:
-	"""The table, the account, and the VCF where one is wanted."""
-	paths = [settings.tsv_filename or f"{settings.name}.variants.tsv", accounting_path(settings.name, "variants")]
-	return [*paths, settings.vcf_filename] if settings.vcf_filename else paths
+def outputs(values: Mapping[str, Any]) -> list[str]:
+	"""The files that the command leaves, from its settings: the table, the account, and the VCF where one is wanted."""
+	name = values["name"]
+	paths = [values["tsv_filename"] or f"{name}.variants.tsv", accounting_path(name, "variants")]
+	return [*paths, values["vcf_filename"]] if values["vcf_filename"] else paths
 
 
 def check_inputs_kept(settings: Any) -> None:
 	"""SettingsError when an output would take the place of the variants."""
-	for path in output_paths(settings):
+	for path in outputs(vars(settings)):
 		if os.path.exists(path) and os.path.samefile(path, settings.variants):
 			raise SettingsError(
 				f"{settings.source}: {path} is the file of variants itself; give the output another name"
@@ -354,7 +355,7 @@ def write(loaded: Loaded, survey: Survey, parts: Parts, background: "np.ndarray 
 	"""The table, the account and the VCF, which appear together when all are complete."""
 	from cherimoya.io.variants import open_output
 
-	paths = output_paths(settings)
+	paths = outputs(vars(settings))
 	columns = score_columns(loaded.n_groups, spread=len(loaded.models) > 1, background=background is not None)
 	with publish_together(paths) as temporary:
 		with open_output(temporary[0], compressed=paths[0].endswith(".gz")) as file:

@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+	from collections.abc import Mapping
 	from pathlib import Path
+	from typing import Any
+
+
+def outputs(values: Mapping[str, Any]) -> list[str]:
+	"""The files that the step leaves, from its settings."""
+	return [f"{values['name']}.report.html"]
 
 
 def write_report(name: str, *, path: str | None = None, n_logos: int = 4) -> Path:
@@ -42,4 +49,4 @@ def write_report(name: str, *, path: str | None = None, n_logos: int = 4) -> Pat
 
 	require_matplotlib()
 	run = read_run(name)
-	return publish(path or f"{name}.report.html", build_page(run, n_logos=n_logos))
+	return publish(path or outputs({"name": name})[0], build_page(run, n_logos=n_logos))

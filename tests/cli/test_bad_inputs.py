@@ -610,13 +610,6 @@ CASES = [
 		("leaves out 'attribute', but seqlets", "model.attributions.ohe.npz", 'skip_steps: ["attribute", "seqlets"'),
 	),
 	Case(
-		"step to run again that is not there",
-		"pipeline",
-		change(rerun_steps="marginalize"),
-		SETTINGS,
-		("rerun_steps names 'marginalize'", "motifs is null"),
-	),
-	Case(
 		"motif database that is not there",
 		"pipeline",
 		change(motifs="absent.meme"),

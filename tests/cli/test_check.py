@@ -208,6 +208,62 @@ def with_model(place, tiny_genome):
 	return write
 
 
+REGIONS = {
+	"a chromosome": (["chr2"], None),
+	"all, half of each shared": (["*"], None),
+	"nothing shared": (["chr1", "chr3:100-7,000"], 0),
+	"nearly all shared": (["chr3:1,000-1,500"], 63),
+	"shorter than a tile": (["chr3:1,000-1,010"], 5),
+}
+
+
+@pytest.mark.parametrize("case", REGIONS)
+def test_tiles_of_regions_are_counted(case, tiny_genome):
+	from cherimoya.io.genome import Genome
+	from cherimoya.io.tiling import tile_windows
+	from cherimoya_cli.preflight import count_tiles
+
+	regions, overlap = REGIONS[case]
+	values = {"regions": regions, "overlap": overlap, "in_window": 128, "out_window": 64}
+	genome = Genome(tiny_genome.fasta)
+	assert count_tiles(values, genome) == tile_windows(sequences=genome, max_n_perc=1.0, **values).accounting.given
+
+
+def test_a_prediction_over_regions_needs_room_for_its_tiles(with_model, capsys, monkeypatch):
+	from cherimoya_cli import preflight
+
+	seen, estimate = {}, preflight.estimate_needs
+
+	def look(*args, **kwargs):
+		seen["needs"] = estimate(*args, **kwargs)
+		return seen["needs"]
+
+	monkeypatch.setattr(preflight, "estimate_needs", look)
+	found = {}
+	for name, changes in (
+		("a part", {"regions": ["chr1:0-2,000"]}),
+		("all", {"regions": ["*"]}),
+		("arrays", {"regions": ["*"], "output_format": "npz"}),
+	):
+		with_model(loci=None, **changes)
+		n = tables(check(capsys, "--command", "predict"))["Tiles"]["given"]
+		found[name] = n, seen["needs"]
+		assert seen["needs"].memory > n * preflight.BYTES_PER_TILE
+	assert found["all"][0] > 10 * found["a part"][0]
+	for name, copies in (("a part", 2), ("all", 2), ("arrays", 4)):
+		n, needs = found[name]
+		assert needs.disk == copies * 4 * 2 * 64 * n  # float32 of two channels
+
+
+@pytest.mark.parametrize("command", ["predict", "pipeline"])
+def test_regions_that_the_genome_does_not_have(with_model, capsys, command):
+	content = {"fit_parameters": {key: GOOD[key] for key in GOOD if key.endswith("_chroms")}, "min_counts": None}
+	with_model(**(content if command == "pipeline" else {}), regions=["chr7"])
+	assert main(["check", "-p", "x.json", "--command", command]) == 3
+	err = capsys.readouterr().err
+	assert "has no chromosome chr7" in err and err.count("chr7") == 1
+
+
 def test_variants(with_model, capsys):
 	with_model(variants="v.tsv")
 	text = check(capsys, "--command", "variants", "--accounting", "a.tsv")

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -187,30 +186,25 @@ def test_a_shard_without_loci(make_run: Callable[[str], Run], tiny_genome: Any, 
 # Interruptions.
 
 
-def start(run: Run, command: str, **changes: Any) -> subprocess.Popen:
-	"""The command as a process of its own."""
-	return subprocess.Popen(
+def interrupt(run: Run, pause: Any, command: str, number: int, **changes: Any) -> tuple[int, str]:
+	"""Signal the command at its pause; its exit code, and what it printed."""
+	process = subprocess.Popen(
 		[sys.executable, "-m", "cherimoya_cli", *run.argv(command, **changes)],
 		stdout=subprocess.PIPE,
 		stderr=subprocess.STDOUT,
 		text=True,
-		env={**os.environ, "OMP_NUM_THREADS": "1"},
+		env=pause.environment,
 	)
-
-
-def interrupt(run: Run, command: str, number: int, *, after: int = 3, **changes: Any) -> tuple[int, str]:
-	"""Signal the command once some chunks are there; its exit code, and what it printed."""
-	process = start(run, command, **changes)
 	try:
-		while process.poll() is None and len(run.parts(command)) < after:
-			time.sleep(0.002)
+		pause.wait(process)
 		process.send_signal(number)
-		out, _ = process.communicate(timeout=60)
+		out, _ = process.communicate(timeout=300)
 		return process.returncode, out
 	finally:
 		process.kill()
 
 
+SAVED = "cherimoya_cli.chunks:Parts.save"
 SHUFFLES = {"algorithm": "deep_lift_shap", "n_shuffles": 20}
 
 
@@ -226,6 +220,7 @@ SHUFFLES = {"algorithm": "deep_lift_shap", "n_shuffles": 20}
 )
 def test_the_same_command_goes_on_with_what_was_finished(
 	make_run: Callable[[str], Run],
+	make_pause: Callable[..., Any],
 	capsys: pytest.CaptureFixture[str],
 	command: str,
 	changes: dict[str, Any],
@@ -236,7 +231,7 @@ def test_the_same_command_goes_on_with_what_was_finished(
 	n_chunks = -(-N // 2) if changes.get("batch_size") == 2 else N
 	whole, stopped = make_run("whole"), make_run("stopped")
 	assert whole(command, **changes) == 0
-	found, out = interrupt(stopped, command, number, **changes)
+	found, out = interrupt(stopped, make_pause(SAVED, 3), command, number, **changes)
 	assert found == code, out
 	kept = {path: path.stat().st_mtime_ns for path in stopped.parts(command)}
 	assert 3 <= len(kept) < n_chunks
@@ -599,7 +594,11 @@ def test_parts_that_overlap_are_read_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_pipeline_goes_on_inside_of_a_step(
-	make_run: Callable[[str], Run], tiny_genome: Any, model: Path, settings: dict[str, Any]
+	make_run: Callable[[str], Run],
+	make_pause: Callable[..., Any],
+	tiny_genome: Any,
+	model: Path,
+	settings: dict[str, Any],
 ) -> None:
 	run = make_run("run")
 	top = {
@@ -622,12 +621,12 @@ def test_a_pipeline_goes_on_inside_of_a_step(
 	path.write_text(json.dumps(content))
 	argv = [sys.executable, "-m", "cherimoya_cli", "pipeline", "-p", str(path)]
 	options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-	process = subprocess.Popen(argv, **options, env={**os.environ, "OMP_NUM_THREADS": "1"})
+	pause = make_pause(SAVED, 3, only="attribute")
+	process = subprocess.Popen(argv, **options, env=pause.environment)
 	try:
-		while process.poll() is None and len(run.parts("attribute")) < 3:
-			time.sleep(0.005)
+		pause.wait(process)
 		process.send_signal(signal.SIGTERM)
-		out, _ = process.communicate(timeout=120)
+		out, _ = process.communicate(timeout=300)
 	finally:
 		process.kill()
 	assert process.returncode == 143, out

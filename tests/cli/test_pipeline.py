@@ -15,6 +15,7 @@ from cherimoya.errors import ToolError
 from cherimoya_cli import plan, process
 from cherimoya_cli.__main__ import main
 from cherimoya_cli.commands import pipeline
+from cherimoya_cli.registry import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -386,6 +387,62 @@ def test_a_model_that_was_given_has_to_suit_every_step(project, bad_files, capfd
 	assert "m.torch" in err and "in_window" in err and "36" in err and "Traceback" not in err
 
 
+REFUSED = {
+	"pipeline": (["-p", "x.json"], "fit_parameters.devices: 2"),
+	"pipeline-json": (["-s", "g.fa", "-i", "a.bam", "-n", "x", "-o", "new.json"], "start it by itself"),
+	"check": (["-p", "x.json"], "start it by itself"),
+	"negatives": (["-p", "x.json"], "start it by itself"),
+	"evaluate": (["-p", "x.json"], "start it by itself"),
+	"predict": (["-p", "x.json"], "or give each process a --shard of its own"),
+	"attribute": (["-p", "x.json", "--merge"], "or give each process a --shard of its own"),
+	"seqlets": (["-p", "x.json"], "start it by itself"),
+	"motifs": (["-p", "x.json"], "start it by itself"),
+	"marginalize": (["-p", "x.json"], "or give each process a --shard of its own"),
+	"variants": (["-p", "x.json"], "or give each process a --shard of its own"),
+	"batch": (["run", "-p", "x.json"], 'let jobs run on all devices: device: "*"'),
+	"cache": (["clear"], "start it by itself"),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "fit"])
+def test_torchrun_is_refused_by_every_command_that_is_one(name, tmp_path, monkeypatch, capfd):
+	monkeypatch.chdir(tmp_path)
+	monkeypatch.setenv("RANK", "0")
+	monkeypatch.setenv("WORLD_SIZE", "2")
+	argv, remedy = REFUSED[name]
+	assert main([name, *argv]) == 2
+	err = capfd.readouterr().err
+	assert f"has started 2 processes of 'cherimoya {name}', which is one" in err and remedy in err
+	assert err.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+	("argv", "environment"),
+	[
+		(["predict", "--shard", "1/2"], {"RANK": "0", "WORLD_SIZE": "2"}),
+		(["predict"], {"RANK": "0", "WORLD_SIZE": "1"}),
+		(["predict"], {"WORLD_SIZE": "2"}),
+	],
+	ids=["a shard", "one process", "no rank"],
+)
+def test_torchrun_is_not_refused_where_processes_share_the_work(argv, environment, tmp_path, monkeypatch, capfd):
+	monkeypatch.chdir(tmp_path)
+	for key, value in environment.items():
+		monkeypatch.setenv(key, value)
+	main([*argv, "-p", "absent.json"])
+	assert "which is one" not in capfd.readouterr().err
+
+
+def test_torchrun_is_refused_by_steps_that_are_no_commands(tmp_path, monkeypatch, capfd):
+	from cherimoya_cli.steps import main_of_step
+
+	monkeypatch.chdir(tmp_path)
+	monkeypatch.setenv("RANK", "0")
+	monkeypatch.setenv("WORLD_SIZE", "2")
+	assert main_of_step("signals", pytest.fail, ["-p", "x.json"]) == 2
+	assert "has started 2 processes of 'cherimoya signals'" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
 	("rank", "words"), [("0", ["started 2 processes", "fit_parameters.devices: 2"]), ("1", [])], ids=["first", "second"]
 )
@@ -403,6 +460,17 @@ def test_torchrun_is_refused(project, capfd, monkeypatch, rank, words):
 	err = capfd.readouterr().err
 	assert [word for word in words if word not in err] == [] and bool(err) is (rank == "0")
 	assert not Path("run").exists()
+
+
+def test_steps_that_a_run_does_not_have_are_noted(project, capfd):
+	path = project(dry_run=True, rerun_steps=["variants"])
+	assert main(["pipeline", "-p", path]) == 0
+	err = capfd.readouterr().err
+	assert [line for line in err.splitlines() if "does not have" in line] == [
+		"note: x.json: skip_steps names 'annotation', a step that this run does not have, because motifs is null",
+		"note: x.json: rerun_steps names 'variants', a step that this run does not have, because "
+		"variants_parameters.variants is null",
+	]
 
 
 def test_rerun_steps_run_what_is_up_to_date(go, capfd):

@@ -123,6 +123,60 @@ def test_names_of_bigwigs(signals, unstranded, bigwigs):
 	assert made.outputs == (*(path for group in bigwigs for path in group), "run/x.signals.record.json")
 
 
+LEFT = {
+	"peaks": "x_peaks.narrowPeak",
+	"signals": "x.+.bw x.-.bw x.signals.record.json",
+	"negatives": "x.negatives.bed x.negatives.record.json x.negatives.accounting.tsv",
+	"fit": "x.torch x.final.torch x.log x.detailed.log x.fit.record.json x.fit.accounting.tsv",
+	"evaluate": " ".join(
+		[f"x{part}.{end}" for part in ("", ".test") for end in "performance.tsv performance.json".split()]
+		+ [f"x{part}.{end}" for part in ("", ".test") for end in "evaluation.npz baselines.tsv".split()]
+		+ ["x.evaluate.accounting.tsv"]
+	),
+	"predict": ("x.predictions.+.bw x.predictions.-.bw x.predictions.tsv x.predict.accounting.tsv x.predictions.npz"),
+	"attribute": (
+		"x.attributions.ohe.npz x.attributions.attr.npz x.attributions.idxs.npy x.attributions.bed x.attributions.bw "
+		"x.attribute.accounting.tsv"
+	),
+	"seqlets": "x.seqlets.bed",
+	"annotation": "x.seqlets_annotated.bed x.motif_seqlet_count.tsv",
+	"motifs": "x_modisco_results.h5",
+	"modisco_report": "x_modisco/motifs.html x_modisco/motifs.tsv",
+	"marginalize": "x_marginalize/marginalize.tsv x_marginalize/index.html x.marginalize.accounting.tsv",
+	"variants": "x.variants.tsv x.variants.accounting.tsv",
+	"report": "x.report.html",
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_files_that_a_step_leaves(name):
+	step = step_of(name, motifs="m.meme", variants="v.vcf")
+	assert set(step.outputs) == {f"run/{path}" for path in LEFT[name].split()}
+	assert len(step.outputs) == len(set(step.outputs))
+
+
+@pytest.mark.parametrize(
+	("name", "changes", "changed"),
+	[
+		("negatives", {"output_filename": "n.tsv"}, "n.tsv n.tsv.record.json n.tsv.accounting.tsv"),
+		("attribute", {"ohe_filename": "a.npz"}, "a.npz"),
+		("variants", {"tsv_filename": "t.tsv", "vcf_filename": "v.vcf.gz"}, "t.tsv v.vcf.gz"),
+		("fit", {"evaluate": True}, "run/x.test.performance.json run/x.baselines.tsv run/x.test.evaluation.npz"),
+		("evaluate", {"chroms": ["chr9"], "baselines": False}, ""),
+	],
+	ids=["negatives", "attribute", "variants", "fit that evaluates", "evaluate on its own chromosomes"],
+)
+def test_files_that_a_step_leaves_follow_its_settings(name, changes, changed):
+	step = step_of(name, motifs="m.meme", variants="v.vcf")
+	found = set(plan.step_outputs(name, {**step.settings, **changes}))
+	assert set(changed.split()) <= found
+	if name == "evaluate":
+		measures = {f"run/x.{end}" for end in ("performance.tsv", "performance.json", "evaluation.npz")}
+		assert found == {*measures, "run/x.evaluate.accounting.tsv"}
+	if name == "fit":
+		assert set(step.outputs) < found and "run/x.evaluate.accounting.tsv" not in found
+
+
 def test_dependencies():
 	assert plan.dependencies(steps_of(motifs="m.meme", variants="v.vcf")) == {
 		"peaks": [],
@@ -177,8 +231,6 @@ def test_steps_on_motifs_get_what_earlier_ones_make():
 			),
 		),
 		({"skip_steps": ["fit"]}, ("'fit', but evaluate, predict", "run/x.torch")),
-		({"rerun_steps": ["annotation"]}, ("rerun_steps names 'annotation'", "motifs is null")),
-		({"rerun_steps": ["peaks"], **BIGWIGS}, ("rerun_steps names 'peaks'", "loci are given")),
 		({"skip_steps": list(STEPS)}, ("skip_steps leaves no step to run",)),
 		(
 			{"skip_steps": ["negatives"], "motifs": "m.meme", "fit_parameters": {"negative_ratio": 0}},
@@ -193,8 +245,6 @@ def test_steps_on_motifs_get_what_earlier_ones_make():
 	ids=[
 		"arrays needed",
 		"model needed",
-		"rerun without motifs",
-		"rerun with loci",
 		"nothing left",
 		"no background",
 		"two outputs of one name",
@@ -206,6 +256,39 @@ def test_choices_that_make_no_plan(changes, fragments):
 		steps_of(**changes)
 	for fragment in fragments:
 		assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize(
+	("changes", "shown"),
+	[
+		({"skip_steps": ["motifs", "modisco_report"], "rerun_steps": ["fit"]}, []),
+		({"skip_steps": ["marginalize"]}, ["skip_steps names 'marginalize'", "because motifs is null"]),
+		({"rerun_steps": ["annotation"]}, ["rerun_steps names 'annotation'", "because motifs is null"]),
+		({"rerun_steps": ["peaks"], **BIGWIGS}, ["rerun_steps names 'peaks'", "because loci are given"]),
+		({"skip_steps": ["variants"]}, ["skip_steps names 'variants'", "variants_parameters.variants is null"]),
+		({"skip_steps": ["negatives"], "negatives": "n.bed"}, ["skip_steps names 'negatives'", "negatives are given"]),
+		({"skip_steps": ["negatives", *FOUND.split()], "fit_parameters": {"negative_ratio": 0}}, []),
+		({"model": "m.torch", **BIGWIGS, "rerun_steps": ["fit"]}, ["rerun_steps names 'fit'", "model is given"]),
+		({"skip_steps": ["marginalize"], "motifs": "m.meme"}, []),
+	],
+	ids=[
+		"steps that are there",
+		"skip without motifs",
+		"rerun without motifs",
+		"rerun with loci",
+		"skip without variants",
+		"skip with negatives",
+		"skip for no background",
+		"rerun with a model",
+		"skip with motifs",
+	],
+)
+def test_names_of_steps_that_a_run_does_not_have_are_noted(changes, shown):
+	changes = {**changes, "fit_parameters": {**BASE["fit_parameters"], **changes.get("fit_parameters", {})}}
+	steps = steps_of(**changes)
+	notes = plan.names_without_step(load_settings("pipeline", {**BASE, **changes}))
+	assert len(notes) == bool(shown) and all(word in note for note in notes for word in shown)
+	assert [step.name for step in steps if step.rerun] == [n for n in changes.get("rerun_steps", ()) if not shown]
 
 
 @pytest.mark.parametrize("release", ["0.1", "0.2", "0.3"])

@@ -252,6 +252,44 @@ def test_scale(tmp_path, fasta, options, value):
 	assert set(from_bigwigs(record["signals"][0]["outputs"]).values()) == {value}
 
 
+def test_a_bigwig_of_many_parts_holds_every_count(tmp_path, monkeypatch):
+	"""Values and sums of zoom levels, as pyBigWig reads them; an unknown chromosome of the counts is passed over."""
+	import pyBigWig
+
+	monkeypatch.setattr(signals, "ENTRIES_AT_ONCE", 1_000)
+	rng = np.random.default_rng(2)
+	sizes, counts = {"chrB": 400_000, "chrEmpty": 7, "chrA": 90_000}, {}
+	for chrom in ("chrA", "chrB", "chrOther"):
+		positions = np.unique((rng.random(9_500) ** 2 * sizes.get(chrom, 50)).astype(np.uint32))
+		counts[chrom] = positions, rng.poisson(3, len(positions)) + 1
+	signals.write_signal(tmp_path / "x.bw", sizes, counts, scale=0.3)
+	assert [path.name for path in tmp_path.iterdir()] == ["x.bw"]
+	with pyBigWig.open(str(tmp_path / "x.bw")) as handle:
+		assert list(handle.chroms().items()) == list(sizes.items())
+		for chrom in sizes:
+			positions, values = counts.get(chrom, (np.empty(0), np.empty(0)))
+			scaled = (values * 0.3).astype(np.float32).astype(float)
+			expected = [(p, p + 1, v) for p, v in zip(positions.tolist(), scaled.tolist(), strict=True)]
+			assert list(handle.intervals(chrom) or ()) == expected
+			mean = handle.stats(chrom, type="mean")[0]
+			assert mean == (pytest.approx(scaled.mean(), rel=1e-6) if len(scaled) else None)
+
+
+def test_nothing_is_left_of_a_bigwig_that_cannot_be_written(tmp_path):
+	(tmp_path / "x.bw").write_bytes(b"before")
+	wrong = {"chr1": (np.array([3, 50], dtype=np.uint32), np.array([1, 1]))}
+	with pytest.raises(ValueError, match="leaves the chromosome"):
+		signals.write_signal(tmp_path / "x.bw", {"chr1": 50}, wrong)
+	assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+
+
+def test_one_core_reads_files_in_turn(tmp_path, fasta, monkeypatch):
+	paths = [write_lines(tmp_path / f"{name}.bed", [("chr1", 5, 9, ".", 0, "+")]) for name in "ab"]
+	monkeypatch.setattr("cherimoya.io._workers.n_cores", lambda: 1)
+	monkeypatch.setattr(signals, "ProcessPoolExecutor", None)  # a call of it fails
+	assert convert(tmp_path, fasta, paths, n_jobs=8)["signals"][0]["ends_counted"] == 2
+
+
 def test_chunks_do_not_change_counts(tmp_path, fasta, monkeypatch, capsys):
 	rows = random_reads(50)
 	path = reads_file("bed", tmp_path, fasta, rows)

@@ -133,7 +133,7 @@ def test_the_docs_show_the_numbers_of_the_results(load, tmp_path: Path) -> None:
 	case = {"case": "deep_lift_shap", "seconds": {"ours": 2.0, "peer": 7.0}, "ratio": 3.5, "relative_error": 2e-6}
 	peer.write(tmp_path / "attribution_cpu.json", {**shared, "results": [case]})
 	text = generate.benchmarks(tmp_path)
-	assert "| deep lift shap | 2 s | 7 s | 3.50 |" in text
+	assert "| DeepLIFT/SHAP, 4 sequences with 20 references each | 2 s | 7 s | 3.50 |" in text
 	assert "within a relative error of 2e-06" in text
 	assert "A training step" not in text
 	step = {
@@ -144,7 +144,20 @@ def test_the_docs_show_the_numbers_of_the_results(load, tmp_path: Path) -> None:
 	text = generate.benchmarks(tmp_path)
 	assert "| data | 0.1 s | 0.2 s |  |" in text
 	assert "| step | 1 s | 3 s | 3.00 |" in text
-	assert "ours: 1,000 MB, peer: 2,500 MB" in text
+	assert "this package 1,000 MB, published 2,500 MB" in text
+	assert generate.duration(tmp_path / "none") == "No results are there yet.\n"
+	text = generate.duration(tmp_path)
+	assert "takes 1.0 s and 1,000 MB" in text and "50,000 peaks has 860 steps, and takes 0.2 hours" in text
+
+
+def test_the_docs_say_when_a_model_is_usable_and_which_defaults_are_other_ones(load, monkeypatch) -> None:
+	generate = load("docs/generate.py")
+	monkeypatch.setitem(generate.FLOORS, "counts", 0.25)
+	assert "at least 0.1 for profiles, 0.25 for counts" in generate.verdict()
+	text = generate.published()
+	assert "| `fit_parameters.max_epochs` | `50` | `20` |" in text
+	monkeypatch.setitem(generate.PUBLISHED, "device", "auto")  # no longer another one
+	assert "| `device` |" in text and "| `device` |" not in generate.published()
 
 
 def test_the_docs_show_loading_background_and_accuracy(load, tmp_path: Path) -> None:

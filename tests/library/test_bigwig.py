@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cherimoya.errors import InputError
 from cherimoya.io._bigwig import BigWig, Unusual
+from cherimoya.io._bigwig_writer import BigWigWriter
 from cherimoya.io.tracks import Tracks
 
 pyBigWig = pytest.importorskip("pyBigWig")
@@ -193,6 +194,50 @@ def test_a_broken_block_is_an_error_of_the_file(tmp_path):
 		BigWig(str(path)).stretch("chr1", np.array([0]), np.array([9]), absolute=False)
 	with pytest.raises(InputError, match=r"a\.bw: chr1:0-9 cannot be read .* make it again"):
 		Tracks(str(path)).windows(["chr1"], [0], 9)
+
+
+def test_an_unusual_index_is_read_once(tmp_path):
+	"""Else a file of many windows would cost its whole index at each of them."""
+	path = tmp_path / "a.bw"
+	write_sections(path, [ONE])
+	data = bytearray(path.read_bytes())
+	at = data.index(struct.pack("<IIII", 0, 0, 0, 9))  # of the leaf: a block from chr1 to chr2
+	data[at + 8 : at + 12] = struct.pack("<I", 1)
+	data[data.index(struct.pack("<IIII", 0, 0, 0, 9)) + 8] = 1
+	path.write_bytes(bytes(data))
+	reader, read = BigWig(str(path)), []
+	index = reader._read_index
+	reader._read_index = lambda: read.append(1) or index()
+	for _ in range(3):
+		with pytest.raises(Unusual, match="several chromosomes"):
+			reader.stretch("chr1", np.array([0]), np.array([9]), absolute=False)
+	assert len(read) == 1
+
+
+def test_blocks_beyond_four_gigabytes(tmp_path):
+	"""Offsets of 64 bits; the file is a sparse one."""
+	path, far = tmp_path / "a.bw", 5 << 30
+	with BigWigWriter(path, {"chr1": 250_000_000, "chr2": 3_000_000_000}) as file:
+		file.add("chr1", 249_999_990, np.arange(10))
+		file._file.seek(far)
+		file.add("chr2", 2_999_999_990, np.arange(10, 20))
+	assert path.stat().st_size > far
+	with pyBigWig.open(str(path)) as file:
+		assert file.values("chr2", 2_999_999_990, 3_000_000_000) == [*range(10, 20)]
+	starts = np.array([2_999_999_985])
+	assert BigWig(str(path)).stretch("chr2", starts, starts + 15, absolute=False).tolist() == [0] * 5 + [*range(10, 20)]
+	assert Tracks(path).windows(["chr1", "chr2"], [249_999_995, 2_999_999_995], 5)[:, 0].tolist() == [
+		[5, 6, 7, 8, 9],
+		[15, 16, 17, 18, 19],
+	]
+
+
+def test_chromosomes_in_any_order_of_the_index(tmp_path):
+	places = [("chr2", (0, 4, 1.0)), ("chr1", (2, 5, 3.0)), ("chr2", (6, 9, 2.0))]
+	sections = [(chrom, "bedGraph", [entry]) for chrom, entry in places]
+	reader = BigWig(write_sections(tmp_path / "a.bw", sections))
+	found = {c: reader.stretch(c, np.array([0]), np.array([9]), absolute=False).tolist() for c in SIZES}
+	assert found == {"chr1": [0, 0, 3, 3, 3, 0, 0, 0, 0], "chr2": [1] * 4 + [0] * 2 + [2] * 3, "chrEmpty": [0] * 9}
 
 
 @pytest.mark.parametrize("cut", [10, 60, 120, 200])

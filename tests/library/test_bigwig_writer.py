@@ -38,8 +38,13 @@ def tracks(draw):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(made=tracks(), per_block=st.sampled_from([3, 50, 8_192]), per_node=st.sampled_from([2, 256]))
-def test_values_come_back_however_they_are_divided(tmp_path, made, per_block, per_node):
+@given(
+	made=tracks(),
+	per_block=st.sampled_from([3, 50, 8_192]),
+	per_node=st.sampled_from([2, 256]),
+	at_once=st.sampled_from([1, 5, 4_096]),
+)
+def test_values_come_back_however_they_are_divided(tmp_path, made, per_block, per_node, at_once):
 	sizes, lots = made
 	expected = {chrom: np.full(size, np.nan, dtype=np.float32) for chrom, size in sizes.items()}
 	for chrom, start, values in lots:
@@ -48,6 +53,7 @@ def test_values_come_back_however_they_are_divided(tmp_path, made, per_block, pe
 		patch.setattr(_bigwig_writer, "_PER_BLOCK", per_block)
 		patch.setattr(_bigwig_writer, "_PER_NODE", per_node)
 		patch.setattr(_bigwig_writer, "_ZOOMS_PER_BLOCK", 2)
+		patch.setattr(_bigwig_writer, "_BINS_AT_ONCE", at_once)
 		path = write(tmp_path / "a.bw", sizes, lots)
 		again = [(c, s + i, v[i : i + 7]) for c, s, v in lots for i in range(0, len(v), 7)]
 		data = (tmp_path / "a.bw").read_bytes()
@@ -76,6 +82,53 @@ def test_values_come_back_however_they_are_divided(tmp_path, made, per_block, pe
 		assert np.array_equal(found, np.abs(np.nan_to_num(expected[chrom])))
 
 
+@st.composite
+def points(draw):
+	"""Sizes of chromosomes, and values in order: some of single bases apart, some side by side, by turns."""
+	sizes = {f"chr{name}": draw(st.integers(1, 900)) for name in draw(st.permutations("AZ9"))}
+	lots = []
+	for chrom, size in sizes.items():
+		rng = np.random.default_rng(draw(st.integers(0, 99)))
+		where = np.flatnonzero(rng.random(size) < draw(st.sampled_from([0.01, 0.2, 1.0])))
+		values = rng.poisson(2, len(where)).astype(np.float32)
+		cuts = sorted(draw(st.lists(st.integers(0, len(where)), max_size=3)))
+		for first, last in itertools.pairwise([0, *cuts, len(where)]):
+			some, kind = where[first:last], draw(st.sampled_from(["points", "both"]))
+			lots.append((chrom, some, values[first:last], kind))
+	return sizes, lots
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(made=points(), per_block=st.sampled_from([1, 6, 8_192]))
+def test_points_come_back_and_neither_gaps_nor_stretches_between_matter(tmp_path, made, per_block):
+	sizes, lots = made
+	expected = {chrom: np.full(size, np.nan, dtype=np.float32) for chrom, size in sizes.items()}
+	with pytest.MonkeyPatch.context() as patch:
+		patch.setattr(_bigwig_writer, "_PER_BLOCK", per_block)
+		patch.setattr(_bigwig_writer, "_ZOOMS_PER_BLOCK", 2)
+		with BigWigWriter(tmp_path / "a.bw", sizes) as file:
+			for chrom, some, values, kind in lots:
+				expected[chrom][some] = values
+				alone = len(some) if kind == "points" else len(some) // 2
+				file.add_points(chrom, some[:alone].astype(np.uint32), values[:alone])
+				for position, value in zip(some[alone:].tolist(), values[alone:], strict=True):
+					file.add(chrom, position, np.array([value]))
+	everything = np.concatenate([v[~np.isnan(v)] for v in expected.values()]).astype(float)
+	with pyBigWig.open(str(tmp_path / "a.bw")) as file:
+		header = file.header()
+		assert header["nBasesCovered"] == len(everything) and header["sumData"] == everything.sum()
+		for chrom, size in sizes.items():
+			known = [(i, i + 1, float(v)) for i, v in enumerate(expected[chrom]) if not np.isnan(v)]
+			assert list(file.intervals(chrom) or ()) == known
+			for kind, function in (("mean", np.mean), ("max", np.max), ("coverage", lambda v, n=size: len(v) / n)):
+				found = file.stats(chrom, type=kind)[0]
+				if known:
+					assert found == pytest.approx(function([v for *_, v in known]), abs=1e-5)
+	for chrom, size in sizes.items():  # the quick reader of this package reads them too
+		found = Tracks(tmp_path / "a.bw").windows([chrom], [0], size)[0, 0]
+		assert np.array_equal(found, np.nan_to_num(expected[chrom]))
+
+
 def test_zoom_levels_hold_what_they_should(tmp_path):
 	rng = np.random.default_rng(0)
 	size = 150_000
@@ -94,8 +147,10 @@ def test_zoom_levels_hold_what_they_should(tmp_path):
 						assert found[k] == pytest.approx(function(some.astype(float)), abs=0.05)
 
 
-def test_many_chromosomes_and_an_order_of_their_own(tmp_path):
+@pytest.mark.parametrize("per_node", [256, 5], ids=["two levels", "five levels"])
+def test_many_chromosomes_and_an_order_of_their_own(tmp_path, monkeypatch, per_node):
 	"""More than a node of the tree of names holds, in an order that is not that of the names."""
+	monkeypatch.setattr(_bigwig_writer, "_PER_NODE", per_node)
 	rng = np.random.default_rng(1)
 	sizes = {f"scaffold_{i}": int(rng.integers(5, 60)) for i in rng.permutation(1_000)}
 	lots = [(chrom, 2, rng.random(size - 2)) for i, (chrom, size) in enumerate(sizes.items()) if i % 3]
@@ -105,6 +160,10 @@ def test_many_chromosomes_and_an_order_of_their_own(tmp_path):
 		for chrom, start, values in lots:
 			found = file.values(chrom, start, sizes[chrom], numpy=True)
 			assert np.array_equal(found, np.asarray(values, dtype=np.float32))
+			assert file.stats(chrom, type="max")[0] == pytest.approx(np.max(values))  # of the zoom levels
+	chrom, start, values = lots[-1]
+	found = Tracks(path).windows([chrom], [start], len(values))[0, 0]
+	assert np.array_equal(found, np.asarray(values, dtype=np.float32))
 
 
 def test_nothing_to_write(tmp_path):
@@ -129,6 +188,22 @@ def test_what_is_not_in_order_is_refused(tmp_path, lots, place):
 		write(tmp_path / "a.bw", {"chr2": 10, "chr1": 10}, [(chrom, start, np.ones(n)) for chrom, start, n in lots])
 
 
+@pytest.mark.parametrize(
+	("lots", "words"),
+	[
+		([[5, 5]], "positions on chr2 are not in order"),
+		([[1, 4, 3, 5]], "positions on chr2 are not in order"),
+		([[1, 4], [4]], "chr2:4-5 is not after"),
+		([[8, 10]], "chr2:8-11 is not after"),
+	],
+	ids=["twice", "back", "before the last", "beyond the end"],
+)
+def test_points_that_are_not_in_order_are_refused(tmp_path, lots, words):
+	with pytest.raises(ValueError, match=words), BigWigWriter(tmp_path / "a.bw", {"chr2": 10}) as file:
+		for positions in lots:
+			file.add_points("chr2", np.array(positions), np.ones(len(positions)))
+
+
 def test_memory_does_not_grow_with_what_is_written(tmp_path):
 	rng = np.random.default_rng(0)
 	peaks = []
@@ -140,3 +215,15 @@ def test_memory_does_not_grow_with_what_is_written(tmp_path):
 		peaks.append(tracemalloc.get_traced_memory()[1])
 		tracemalloc.stop()
 	assert peaks[1] - peaks[0] < 30 * 20_000  # a byte a base, for lists of blocks; zoom levels in memory take 14
+
+
+def test_memory_does_not_grow_with_points(tmp_path):
+	peaks = []
+	for n in (3, 12):
+		tracemalloc.start()
+		with BigWigWriter(tmp_path / "a.bw", {"chr1": n * 1_000_000}) as file:
+			for i in range(n):
+				file.add_points("chr1", np.arange(i * 1_000_000, (i + 1) * 1_000_000, 50), np.ones(20_000))
+		peaks.append(tracemalloc.get_traced_memory()[1])
+		tracemalloc.stop()
+	assert peaks[1] - peaks[0] < 4 * 9 * 20_000  # four bytes a value; zoom levels in memory take more than 32

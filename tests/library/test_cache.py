@@ -483,10 +483,21 @@ def test_a_broken_entry_is_noticed_and_made_again(world, tmp_path, how, held):
 
 
 BUILDER = """
-	import sys
+	import signal, sys, time
 	from cherimoya.io import _gather, extract_windows
+	signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have had it ignored
 	_gather._CHUNK = 1 << 16
-	w, folder, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+	w, folder, workers, pause = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:]
+	put, chunks = _gather._Files.put, []
+
+	def pausing(self, rows, part):
+		put(self, rows, part)
+		chunks.append(rows)
+		if pause and len(chunks) == 2:
+			print("pauses", flush=True)
+			time.sleep(3600)
+
+	_gather._Files.put = pausing
 	print("ready", flush=True)
 	windows = extract_windows(w + "/many.bed", w + "/g.fa", [w + "/0.bw", w + "/1.bw"], w + "/2.bw", min_counts=8,
 		cache=folder, workers=workers, in_window=301, out_window=101, progress=lambda line: print(line, flush=True))
@@ -511,12 +522,15 @@ def many(world):
 	)
 
 
-def builder(world, folder, workers=1):
-	"""A process that is about to load the windows of many loci."""
+def builder(world, folder, workers=1, *, pauses=False):
+	"""A process that is about to load the windows of many loci, or that is in the middle of it and pauses."""
 	command = [sys.executable, "-c", textwrap.dedent(BUILDER), str(world), str(folder), str(workers)]
+	command += ["pauses"] if pauses else []
 	child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-	assert child.stdout.readline() == "ready\n"
-	return child
+	for line in child.stdout:
+		if line == ("pauses\n" if pauses else "ready\n"):
+			return child
+	raise AssertionError(f"it ended with {child.wait()}")
 
 
 @pytest.mark.parametrize("times", [3, pytest.param(20, marks=pytest.mark.slow)])
@@ -527,19 +541,15 @@ def test_a_killed_builder_leaves_nothing_that_is_used(world, many, tmp_path, tim
 	takes = time.monotonic() - began
 	rng = np.random.default_rng(times)
 	folder = tmp_path / "c"
-	unfinished = 0
-	for i in range(times):
-		child = builder(world, folder, workers=1 + i % 2)
-		while i == 0 and not any(folder.glob(".*.part")):
-			time.sleep(0.001)
-		time.sleep(rng.uniform(0, takes) if i else 0)
+	for i in range(times):  # the first two in the middle of their work, the others at any time
+		child = builder(world, folder, workers=1 + i % 2, pauses=i < 2)
+		time.sleep(rng.uniform(0, takes) if i > 1 else 0)
 		child.send_signal(signal.SIGKILL)
 		child.communicate()
-		unfinished += any(folder.glob(".*.part"))
+		assert i > 1 or any(folder.glob(".*.part"))
 		for place in folder.glob("[0-9a-f]*[0-9a-f]"):  # a finished entry is whole, or it would not have its name
 			assert same_files(place, many)
 			shutil.rmtree(place)
-	assert unfinished
 	child = builder(world, folder)
 	assert str(int(many.signals.sum(dtype=np.int64))) in child.communicate()[0].split()
 	assert same_files(only_entry(folder), many)
@@ -553,15 +563,14 @@ def same_files(place, windows):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
 def test_the_processes_of_a_builder_end_with_it(world, many, tmp_path, number):
-	child = builder(world, tmp_path, workers=2)
-	while not any(tmp_path.glob(".*.part")):
-		time.sleep(0.001)
+	child = builder(world, tmp_path, workers=2, pauses=True)
 	children = [
 		int(pid) for t in Path(f"/proc/{child.pid}/task").iterdir() for pid in (t / "children").read_text().split()
 	]
+	assert children and any(tmp_path.glob(".*.part"))
 	child.send_signal(number)
 	child.communicate()
-	deadline = time.monotonic() + 30
+	deadline = time.monotonic() + 300
 	while any(Path(f"/proc/{pid}").exists() and _state_of(pid) != "Z" for pid in children):
 		assert time.monotonic() < deadline, "a process outlived its parent"
 		time.sleep(0.01)
@@ -598,7 +607,7 @@ def test_entries_made_together_do_not_wait_for_each_other(tmp_path):
 
 	with ThreadPoolExecutor(4) as pool:
 		orders = [keys, keys[::-1], keys, keys[:1]]
-		found = list(pool.map(lambda order: cache.open_entries(tmp_path, order, make), orders, timeout=60))
+		found = list(pool.map(lambda order: cache.open_entries(tmp_path, order, make), orders, timeout=300))
 	assert [sorted(entries) for entries in found] == [sorted(order) for order in orders]
 	assert sorted(key for some in made for key in some) == keys
 	forget()
@@ -615,10 +624,7 @@ def test_entries_made_together_are_all_left_out_when_one_fails(tmp_path):
 
 
 def test_a_waiting_process_says_so_and_goes_on_when_the_other_dies(world, many, tmp_path):
-	child = builder(world, tmp_path)
-	while not any(tmp_path.glob(".*.part")):
-		time.sleep(0.001)
-	child.send_signal(signal.SIGSTOP)
+	child = builder(world, tmp_path, pauses=True)
 	other = builder(world, tmp_path)
 	assert "waiting for it" in other.stdout.readline()
 	child.send_signal(signal.SIGKILL)

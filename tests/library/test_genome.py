@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cherimoya.errors import InputError, MissingFileError
+from cherimoya.io._scan import scan
 from cherimoya.io.genome import Genome, one_hot
 
 SEQUENCES = {
@@ -272,3 +273,37 @@ def test_the_yeast_genome_agrees_with_its_unzipped_text(shared):
 		codes = np.searchsorted(np.frombuffer(b"ACGT", dtype=np.uint8), np.frombuffer(sequence, dtype=np.uint8))
 		assert set(sequence) <= set(b"ACGT")
 		assert np.array_equal(genome.codes(name.split()[0]), codes)
+
+
+def test_a_record_beyond_four_gigabytes(tmp_path):
+	"""Offsets of 64 bits, with an index that is given; the file is a sparse one."""
+	path, far = tmp_path / "a.fa", 5 << 30
+	with open(path, "wb") as file:
+		file.write(b">one\nACGTA\nCG\n")
+		file.seek(far)
+		file.write(b"\n>two\nTTGCA\nAC\n")
+	(tmp_path / "a.fa.fai").write_text(f"one\t7\t5\t5\t6\ntwo\t7\t{far + 6}\t5\t6\n")
+	genome = Genome(path)
+	assert genome.codes("two").tolist() == [3, 3, 2, 1, 0, 0, 1]
+	assert genome.read("two", 3, 7).tolist() == [1, 0, 0, 1]
+	found = scan(genome, None, {"two": np.array([1, 2])}, in_window=5, out_window=5, workers=1)["two"]
+	assert found.gc.tolist() == [2, 3] and found.known.tolist() == [5, 5]
+
+
+def test_an_index_of_many_records_is_that_of_few(tmp_path):
+	"""An assembly's scaffolds: more than a piece of the file holds, with lines of their own width."""
+	sizes = {f"scaffold_{i}": 5 + i % 90 for i in range(3_000)}
+	lines = [(name, "ACGTN" * 20) for name in sizes]
+	text = "".join(f">{name} a description\n{bases[: sizes[name]]}\n" for name, bases in lines)
+	(tmp_path / "a.fa").write_text(text)
+	with pytest.MonkeyPatch.context() as patch:
+		patch.setattr("cherimoya.io.genome._CHUNK", 1_000)
+		genome = Genome(tmp_path / "a.fa")
+	assert genome.chrom_sizes == sizes
+	again = Genome(tmp_path / "a.fa")  # from its index
+	for name in ("scaffold_0", "scaffold_1234", "scaffold_2999"):
+		assert (
+			again.codes(name).tolist()
+			== genome.codes(name).tolist()
+			== [*range(5)] * (sizes[name] // 5) + [*range(sizes[name] % 5)]
+		)

@@ -16,6 +16,7 @@ from cherimoya.io.loci import (
 	parse_region,
 	read_exclusions,
 	read_loci,
+	rows_by_chrom,
 	write_bed,
 )
 
@@ -312,3 +313,19 @@ def test_reading_columns_at_once_gives_what_reading_lines_does(tmp_path, monkeyp
 		assert (_read_regular(content, "a.bed", summits=False) is not None) == (name in REGULAR)
 	monkeypatch.setattr("cherimoya.io.loci._read_regular", lambda *args, **options: None)
 	assert found == _read(path, summits=summits)
+
+
+@pytest.mark.parametrize("names", [[], ["b"], ["b", "a", "b"], [*"cabca", "chr10", "c"]], ids=len)
+def test_rows_of_each_chromosome(names):
+	rows = rows_by_chrom(np.array(names, dtype=object))
+	assert list(rows) == list(dict.fromkeys(names))
+	assert {chrom: some.tolist() for chrom, some in rows.items()} == {
+		chrom: [i for i, name in enumerate(names) if name == chrom] for chrom in names
+	}
+
+
+def test_rows_of_as_many_chromosomes_as_an_assembly_has_scaffolds():
+	"""One pass: to compare all rows with each name would be 10^10 comparisons."""
+	names = np.array([f"scaffold_{i}" for i in range(100_000)], dtype=object)
+	rows = rows_by_chrom(np.concatenate([names, names[::-1]]))
+	assert rows["scaffold_3"].tolist() == [3, 199_996] and len(rows) == 100_000
