@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cherimoya.errors import (
 	CherimoyaError,
@@ -25,7 +25,7 @@ from cherimoya_cli.batch.jobs import Job, write_index
 from cherimoya_cli.batch.records import digest
 from cherimoya_cli.batch.sheet import Sample, is_file_name, read_samples
 from cherimoya_cli.loading import read_content, show
-from cherimoya_cli.settings import SECTIONS, SETTINGS, STEPS, BatchSettings, load_settings
+from cherimoya_cli.settings import SECTIONS, SETTINGS, BatchSettings, load_settings
 from cherimoya_cli.utils import file_fault, write_text
 
 FILE_KEYS: frozenset[str] = frozenset(
@@ -43,18 +43,30 @@ EVERY_GPU = "*"
 """The value of `device` for all GPUs of this machine."""
 
 
+class Data(NamedTuple):
+	"""What folds of a sample share, the same for all samples of a kind.
+
+	Attributes
+	----------
+	files: dict
+		Keys of a pipeline, and the files that they are to name, less the start, which is the preparation's prefix:
+		``{"loci": ["_peaks.narrowPeak"], "signals": [[".bw"]]}``.
+	later: tuple of str
+		The steps that a preparation leaves out.
+	"""
+
+	files: dict[str, Any]
+	later: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Planned:
-	"""A job, the sample that it is made from, its fold file, and the data that the sample's folds share.
-
-	`data` has the keys of a pipeline that name files which the preparation makes, less the start of their names; see
-	`shared_data`.
-	"""
+	"""A job, the sample that it is made from, its fold file, and what the sample's folds share, if anything."""
 
 	job: Job
 	sample: Sample
 	fold_file: str | None
-	data: Mapping[str, Any]
+	data: Data | None = None
 
 
 @dataclass(frozen=True)
@@ -88,9 +100,9 @@ class Plan:
 		"""The settings of a job's pipeline."""
 		content = self._content(planned)
 		if planned.job.prepares:
-			return _for_data(content)
+			return _for_data(content, planned.data)
 		if planned.job.preparation is not None:
-			return _with_data(content, planned)
+			return _with_data(content, planned.data, planned.job.preparation.prefix)
 		return content
 
 	def _content(self, planned: Planned) -> dict[str, Any]:
@@ -155,9 +167,9 @@ def _cross(plan: Plan, samples: Sequence[Sample], folds: Mapping[str | None, str
 	data = {} if None in folds else shared_data(plan, samples)
 	jobs = []
 	for sample in samples:
-		made = data.get(kind_of(sample.values), {}) if data else {}
+		made = data.get(kind_of(sample.values)) if data else None
 		for fold, file in ({None: None} | folds if made else folds).items():
-			jobs.append(Planned(Job(plan.settings.name, sample.name, fold, bool(made)), sample, file, made))
+			jobs.append(Planned(Job(plan.settings.name, sample.name, fold, made is not None), sample, file, made))
 	return jobs
 
 
@@ -208,7 +220,7 @@ _DATA_SECTIONS = ("preprocessing_parameters", "negatives_parameters", "fit_param
 """The sections that steps of `cherimoya_cli.plan.DATA_STEPS` are planned from."""
 
 
-def shared_data(plan: Plan, samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:
+def shared_data(plan: Plan, samples: Iterable[Sample]) -> dict[str, Data]:
 	"""What is made once for all folds of a sample, by its kind (see `kind_of`): peaks, bigWigs, negatives.
 
 	Parameters
@@ -220,14 +232,12 @@ def shared_data(plan: Plan, samples: Iterable[Sample]) -> dict[str, dict[str, An
 
 	Returns
 	-------
-	data: dict
-		For each kind, keys of a pipeline and the files that they are to name, less the start that is the preparation's
-		prefix: ``{"loci": ["_peaks.narrowPeak"], "signals": [[".bw"]]}``. Kinds are left out whose data are given,
-		that have no step after these, or whose settings are wrong.
+	data: dict of str to Data
+		Kinds are left out whose data are given, that have no step after these, or whose settings are wrong.
 	"""
 	from cherimoya_cli.plan import DATA_STEPS, every_step, made_data
 
-	data: dict[str, dict[str, Any]] = {}
+	data: dict[str, Data] = {}
 	tried: set[str] = set()
 	for sample in samples:
 		kind = kind_of(sample.values)
@@ -236,13 +246,13 @@ def shared_data(plan: Plan, samples: Iterable[Sample]) -> dict[str, dict[str, An
 		tried.add(kind)
 		job = Job(plan.settings.name, sample.name)
 		try:
-			settings = load_settings("pipeline", plan._content(Planned(job, sample, None, {})))
+			settings = load_settings("pipeline", _of_data(plan._content(Planned(job, sample, None))))
 			made = made_data(settings)
-			names = {step.name for step in every_step(settings)} - set(settings.skip_steps or ())
+			later = tuple(step.name for step in every_step(settings) if step.name not in DATA_STEPS)
 		except CherimoyaError:
 			continue  # told with those of its jobs
-		if made and names - DATA_STEPS.keys():
-			data[kind] = {key: _moved(value, job.prefix, "") for key, value in made.items()}
+		if made and set(later).difference(settings.skip_steps or ()):
+			data[kind] = Data({key: _moved(value, job.prefix, "") for key, value in made.items()}, later)
 	return data
 
 
@@ -253,24 +263,27 @@ def _moved(value: Any, before: str, after: str) -> Any:
 	return [_moved(item, before, after) for item in value]
 
 
-def _for_data(content: Mapping[str, Any]) -> dict[str, Any]:
+def _of_data(content: Mapping[str, Any]) -> dict[str, Any]:
+	"""The settings of a pipeline without those that are for its later steps."""
+	kept = {key: value for key, value in content.items() if key not in SECTIONS or key in _DATA_SECTIONS}
+	return {**kept, "device": "cpu"}
+
+
+def _for_data(content: Mapping[str, Any], data: Data) -> dict[str, Any]:
 	"""The settings of a pipeline for the steps alone that make its data."""
 	from cherimoya_cli.plan import DATA_STEPS
 
-	kept = {key: value for key, value in content.items() if key not in SECTIONS or key in _DATA_SECTIONS}
-	others = (step for step in STEPS if step not in DATA_STEPS)
-	kept |= {"device": "cpu", "skip_steps": list(dict.fromkeys([*_names(content, "skip_steps"), *others]))}
-	if "rerun_steps" in kept:
-		kept["rerun_steps"] = [step for step in _names(content, "rerun_steps") if step in DATA_STEPS]
-	return kept
+	filled = {"skip_steps": list(dict.fromkeys([*_names(content, "skip_steps"), *data.later]))}
+	if "rerun_steps" in content:
+		filled["rerun_steps"] = [step for step in _names(content, "rerun_steps") if step in DATA_STEPS]
+	return {**_of_data(content), **filled}
 
 
-def _with_data(content: Mapping[str, Any], planned: Planned) -> dict[str, Any]:
+def _with_data(content: Mapping[str, Any], data: Data, prefix: str) -> dict[str, Any]:
 	"""The settings of a pipeline with the data that the preparation makes."""
 	from cherimoya_cli.plan import DATA_STEPS
 
-	prefix = planned.job.preparation.prefix
-	filled = {key: _moved(value, "", prefix) for key, value in planned.data.items()}
+	filled = {key: _moved(value, "", prefix) for key, value in data.files.items()}
 	if "rerun_steps" in content:
 		filled["rerun_steps"] = [step for step in _names(content, "rerun_steps") if step not in DATA_STEPS]
 	return {**content, **filled}

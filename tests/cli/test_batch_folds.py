@@ -14,7 +14,7 @@ from cherimoya_cli.batch.jobs import Job, read_index, write_index
 from cherimoya_cli.batch.local import LocalExecutor
 from cherimoya_cli.batch.planning import digests_of, make_plan, write_jobs
 from cherimoya_cli.batch.records import DONE, FAILED, QUEUED, RUNNING, STOPPED, WAITING, Record, read_record
-from cherimoya_cli.plan import DATA_STEPS
+from cherimoya_cli.plan import DATA_STEPS, names_without_step
 from cherimoya_cli.plan import make_plan as make_pipeline
 from cherimoya_cli.settings import load_settings
 
@@ -119,7 +119,7 @@ def test_a_fold_runs_the_steps_of_a_pipeline_alone_less_those_of_its_data(change
 	wanted = json.loads(text)
 
 	first = {step.name: step.settings for step in steps_of(content_of(plan, "s"))}
-	assert list(first) == made
+	assert list(first) == made and not names_without_step(load_settings("pipeline", content_of(plan, "s")))
 	for name, settings in first.items():
 		assert settings == {**wanted[name], "name": "out/b/s/s"} and "folds" not in settings
 	rest = {step.name: step.settings for step in steps_of(content_of(plan, "s.f1"))}
@@ -204,9 +204,20 @@ def test_jobs_are_due_again_whose_settings_or_data_change(changes, due):
 		({"samples": [{"name": "s"}, {"name": "s.f0"}]}, 2, "the job 's.f0' is called like one of"),
 		({"negatives_parameters": {"output_filename": "n2.bed"}}, 2, "n2.bed would be written by every job"),
 		({"skip_steps": 3}, 2, "batch.json: skip_steps must be"),
-		({"rerun_steps": ["negatives"], "negatives": "n.bed"}, 2, "rerun_steps names 'negatives'"),
+		({"rerun_steps": [[]]}, 2, "batch.json: rerun_steps must be"),
+		({"fit_parameters": 3}, 2, "batch.json: fit_parameters"),
 	],
-	ids=["training", "conversion", "a sample", "a file", "names", "one output of all", "a type", "a step not there"],
+	ids=[
+		"training",
+		"conversion",
+		"a sample",
+		"a file",
+		"names",
+		"one output of all",
+		"a type",
+		"another",
+		"a section",
+	],
 )
 def test_what_is_wrong_is_told_once_where_it_is_to_be_mended(changes, code, words, capsys):
 	assert main(["batch", "-p", write(**changes), "--dry-run"]) == code
