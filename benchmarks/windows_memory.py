@@ -8,7 +8,11 @@ that memory back whenever it is needed::
 	python benchmarks/windows_memory.py
 
 loads 300,000 loci of 4 tracks with 2,114 and 1,000 bp and a jitter of 500 bp, in some minutes with 8 GB of disk, and
-writes ``results/windows_memory.json``. `--loci 20000 --megabases 40` is quicker; `--folder` keeps the experiment.
+writes ``results/windows_memory.json``. `--loci 20000 --megabases 40` is quicker; `--folder` keeps the experiment. A
+genome and tracks as large as a human's, in a quarter of an hour with 12 GB of disk and 2 GB of memory to make them::
+
+	python benchmarks/windows_memory.py --megabases 3000 --chroms 20 --background 10 \
+		--output benchmarks/results/windows_memory_3gb.json
 """
 
 import argparse
@@ -21,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +87,12 @@ def load(paths: dict[str, Any], folder: Path, workers: int | None) -> dict[str, 
 	"""Load the windows, and gather batches; seconds and memory of both."""
 	import numpy as np
 
-	from cherimoya.io import extract_windows
+	from cherimoya.io import estimate_bytes, extract_windows
 
+	tracks = sum(map(len, paths["signals"]))
+	n_loci = Path(paths["peaks"]).read_bytes().count(b"\n")
+	readers = workers or len(os.sched_getaffinity(0))
+	expected = estimate_bytes(n_loci, n_signals=tracks, cache=folder, workers=readers, **WIDTHS)
 	started = time.perf_counter()
 	with Memory() as memory:
 		windows = extract_windows(
@@ -111,6 +120,9 @@ def load(paths: dict[str, Any], folder: Path, workers: int | None) -> dict[str, 
 		"signals": str(windows.signals.dtype),
 		"array_bytes": windows.codes.nbytes + windows.signals.nbytes,
 		"float32_bytes": windows.codes.size + 4 * windows.signals.size,
+		"estimated_memory": expected.memory,
+		"estimated_disk": expected.disk,
+		"cache_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
 		"checksum": total,
 	}
 
@@ -127,7 +139,9 @@ def main() -> None:
 	parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
 	parser.add_argument("--loci", type=int, default=300_000)
 	parser.add_argument("--megabases", type=float, default=600)
+	parser.add_argument("--chroms", type=int, default=8, help="20 and 3000 megabases make chromosomes as a human's")
 	parser.add_argument("--groups", type=int, default=2, help="stranded experiments, two tracks each")
+	parser.add_argument("--background", type=float, default=2, help="reads of an experiment for each kb of the genome")
 	parser.add_argument("--workers", type=int, help="processes that read (default one a core)")
 	parser.add_argument("--folder", help="where the experiment is kept, and found again (default a temporary folder)")
 	parser.add_argument("--output", default=str(RESULTS / "windows_memory.json"))
@@ -152,6 +166,7 @@ def main() -> None:
 		"tracks": 2 * args.groups,
 		"megabases": args.megabases,
 		"widths": WIDTHS,
+		"input_bytes": sum(os.path.getsize(path) for path in (paths["genome"], *chain(*paths["signals"]))),
 		"batches": [BATCHES, BATCH],
 		"cores": len(os.sched_getaffinity(0)),
 		"python": platform.python_version(),
@@ -166,22 +181,27 @@ def main() -> None:
 			f"{found['batches_own_anonymous'] / 2**20:,.0f} MiB while batches are gathered"
 		)
 	print(f"arrays: {cold['array_bytes'] / 2**20:,.0f} MiB; as float32 {cold['float32_bytes'] / 2**20:,.0f} MiB")
+	print(
+		f"estimated before: at most {cold['estimated_memory'] / 2**20:,.0f} MiB of memory and "
+		f"{cold['estimated_disk'] / 2**20:,.0f} MiB of disk; taken: {cold['cache_bytes'] / 2**20:,.0f} MiB of disk"
+	)
 
 
 def experiment(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 	"""The paths of the experiment, which is made unless the folder holds it already."""
 	known = folder / "paths.json"
-	wanted = [args.loci, args.megabases, args.groups]
+	wanted = [args.loci, args.megabases, args.chroms, args.groups, args.background]
 	if known.is_file():
 		made, paths = json.loads(known.read_text())
 		if made == wanted:
 			return paths
 	design = Design(
 		megabases=args.megabases,
-		n_chroms=8,
+		n_chroms=args.chroms,
 		n_loci=args.loci,
 		negatives_per_locus=0.1,
 		n_groups=args.groups,
+		background=args.background,
 		stranded=True,
 	)
 	paths = write(design, folder)

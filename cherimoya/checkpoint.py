@@ -85,7 +85,7 @@ def save_atomically(obj: Any, path: str | os.PathLike) -> None:
 		# torch wraps what goes wrong while it writes its zip file in a RuntimeError.
 		if isinstance(error, (OSError, RuntimeError)):
 			raise InputError(
-				f"{path}: cannot be written ({error}); "
+				f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); "
 				"check that the folder exists, that you may write to it, and that the disk is not full"
 			) from error
 		raise

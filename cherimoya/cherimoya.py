@@ -390,6 +390,12 @@ class Cherimoya(nn.Module):
 
 	def _check_inputs(self, X: torch.Tensor, X_ctl: torch.Tensor | None) -> None:
 		"""InputError (a ValueError), naming the shapes, unless the inputs fit the model."""
+		for name, x in (("X", X), ("X_ctl", X_ctl)):
+			if not (isinstance(x, torch.Tensor) or (x is None and name == "X_ctl")):
+				raise InputError(
+					f"{name} must be a tensor, got {type(x).__name__}; convert it with torch.as_tensor, or call "
+					"predict, which takes arrays too"
+				)
 		problems = []
 		if X.ndim != 3 or X.shape[1] != 4:
 			problems.append(f"X must have shape (N, 4, L), got {tuple(X.shape)}")

@@ -4,19 +4,28 @@ A group is one assay whose channels share an orientation: an unstranded track is
 (+, -) pair a group of 2. Channels are ordered group by group.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def check_signal_groups(signal_groups: Sequence[int]) -> tuple[int, ...]:
 	"""The groups as a tuple of ints; ValueError unless each is a whole number of at least 1."""
-	groups = tuple(signal_groups)
-	bad = [g for g in groups if isinstance(g, bool) or int(g) != g or g < 1]
-	if not groups or bad:
+	groups = tuple(signal_groups) if isinstance(signal_groups, Iterable) else ()
+	if not groups or not all(map(_is_size, groups)):
+		shown = list(groups) if groups else signal_groups
 		raise ValueError(
-			f"signal_groups must list at least one group of at least one channel each, got {list(groups)}; "
+			f"signal_groups must list at least one group of at least one channel each, got {shown!r}; "
 			"an unstranded track is 1, a (+, -) pair is 2"
 		)
 	return tuple(int(g) for g in groups)
+
+
+def _is_size(size: Any) -> bool:
+	"""Whether this can be the number of channels of a group."""
+	try:
+		return not isinstance(size, bool) and int(size) == size and size >= 1
+	except (TypeError, ValueError, OverflowError):
+		return False
 
 
 def group_slices(signal_groups: Sequence[int]) -> list[slice]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from cherimoya.errors import CherimoyaError, Interrupted
+from cherimoya.errors import CherimoyaError, InputError, Interrupted
 from cherimoya_cli import stopping
 from cherimoya_cli.registry import COMMANDS
 
@@ -93,6 +93,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 		# The reader of our output has gone (as in "| head"): nothing more to say, nor at exit.
 		os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 		return BROKEN_PIPE
+	except OSError as error:
+		return say_disk_is_full(name, error)
+
+
+def say_disk_is_full(name: str, error: OSError) -> int:
+	"""Tell that there is no room for a file; the exit code. Any other error is raised again."""
+	from cherimoya.io._files import no_room_for
+
+	text = no_room_for(None, error)
+	if text is None:
+		raise error
+	print(f"cherimoya {name}: error: {text}", file=sys.stderr)
+	return InputError.exit_code
 
 
 def _without_command(argv: list[str]) -> int:

@@ -101,7 +101,7 @@ def write_tables(paths: Sequence[Path], seqlets: "Seqlets", matches: "Matches", 
 	rows = [COUNT_COLUMNS, *counts]
 	Path(paths[1]).write_text("".join("\t".join(map(str, row)) + "\n" for row in rows), encoding="utf-8")
 	near = sum(count.n for count in counts)
-	say(f"{near:,} of {len(seqlets):,} seqlets are like a motif (p-value of at most {values['match_threshold']:g})")
+	say(f"{near:,} of {len(seqlets):,} seqlets are like a motif (E-value of at most {values['match_threshold']:g})")
 	if counts:
 		say("  most often " + ", ".join(f"{count.motif} ({count.n:,})" for count in counts[:_SHOWN]))
 

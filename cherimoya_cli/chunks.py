@@ -17,9 +17,9 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from cherimoya.errors import CherimoyaError, InputError, Interrupted, MissingFileError, SettingsError
 from cherimoya_cli.inference import Progress, model_path
@@ -483,14 +483,8 @@ def at_work(parts: Parts, shard: Shard, *, merge: bool) -> Iterator[None]:
 	"""Keep a folder of parts to oneself, or to shards, which share it; InputError when others are at work there."""
 	if merge:
 		parts.check_same()
-	try:
-		parts.folder.mkdir(parents=True, exist_ok=True)
-		whole = (parts.folder / _LOCK).open("a")
-	except OSError as error:
-		raise parts._unwritable(error) from error
-	with whole:
-		shared = shard.count > 1 and not merge
-		_lock(whole, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, parts.folder)
+	shared = shard.count > 1 and not merge
+	with _locked(parts, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
 		try:
 			with _marked(parts, shard) if shared else nullcontext():
 				yield
@@ -508,6 +502,27 @@ def _marked(parts: Parts, shard: Shard) -> Iterator[None]:
 		finally:
 			if not parts.found():
 				Path(marker.name).unlink(missing_ok=True)
+
+
+def _locked(parts: Parts, kind: int) -> IO[str]:
+	"""The lock of a folder of parts, taken; the folder is made."""
+	path = parts.folder / _LOCK
+	while True:
+		try:
+			parts.folder.mkdir(parents=True, exist_ok=True)
+			file = path.open("a")
+		except OSError as error:
+			raise parts._unwritable(error) from error
+		try:
+			_lock(file, kind, parts.folder)
+		except BaseException:
+			file.close()
+			raise
+		# A run that has just ended may have removed the folder with the file: this lock would keep nobody out.
+		with suppress(FileNotFoundError):
+			if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+				return file
+		file.close()
 
 
 def _lock(file: Any, kind: int, folder: Path) -> None:

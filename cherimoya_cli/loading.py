@@ -376,6 +376,21 @@ def _notice_unread(step: str, model: type[Settings], section: str, key: str, not
 		notices[f"{section}.{key}"] = f"{section}.{key} has no effect: {why}"
 
 
+def _notices_beaten(raw: Raw, pipeline: Settings, sections: Iterable[Settings]) -> list[str]:
+	"""Notices on keys of the top level that only sections read, all of which have another value of their own."""
+	notices = []
+	for key, value in raw.content.items():
+		readers = [part for part in sections if key in part.origins]
+		origins = list(dict.fromkeys(part.origins[key].key for part in readers))
+		if key in pipeline.origins or value is None or not readers or any("." not in origin for origin in origins):
+			continue
+		if all(getattr(part, key) != value for part in readers):
+			verb = "is" if len(origins) == 1 else "are"
+			beaten = f"{', '.join(origins)} {verb} given, and beat{'s' * (len(origins) == 1)} the top level"
+			notices.append(f"{key} has no effect: {beaten}; change it there")
+	return notices
+
+
 def _cross_check(settings: Settings, problems: Problems) -> None:
 	"""Record values that contradict each other."""
 
@@ -547,6 +562,7 @@ def load(
 			section = _resolve(raw, section_model, section_step, False, problems)
 			setattr(settings, key, section)
 			parts.append(section)
+		notices += _notices_beaten(raw, settings, parts[1:])
 	for part in parts:
 		_cross_check(part, problems)
 	_check_required(settings, problems)

@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 
 	from cherimoya.io.motifs import Motif
 
-MIN_WIDTH = 30
-"""Shortest window that holds one of TF-MoDISco's seqlets: a core of 20 bp and flanks of 5 bp."""
+CORE, FLANK = 20, 5
+"""Lengths of TF-MoDISco's seqlets: the stretch whose contributions are summed up, and what is added to both sides."""
+
+MIN_WIDTH = CORE + 2 * FLANK
+"""Shortest window that holds one of TF-MoDISco's seqlets."""
+
+MOST_IGNORED = 100
+"""TF-MoDISco clusters the seqlets of a sign if it has more than these."""
 
 TRIM = 0.3
 """A pattern's ends are cut off where contributions are below this fraction of its largest."""
@@ -104,6 +110,11 @@ def _installed(package: str) -> bool:
 		return find_spec(package) is not None
 	except (ImportError, ValueError):
 		return False
+
+
+def most_seqlets(width: int) -> int:
+	"""The most of TF-MoDISco's seqlets in a window of `width` bp, as their cores begin 16 bp apart or more."""
+	return (width - MIN_WIDTH) // (CORE // 2 + FLANK + 1) + 1
 
 
 def read_patterns(path: str | os.PathLike) -> list[Pattern]:

@@ -6,14 +6,17 @@ and the output after. The settings are those of the program ``modisco motifs``, 
 
 import ctypes
 import json
+import operator
 import os
 import signal
 import sys
 import traceback
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+	from types import ModuleType
+
 	import numpy as np
 
 	from cherimoya_cli.commands.seqlets import StoredArray
@@ -89,6 +92,7 @@ def _end_with_parent() -> None:
 def discover(job: Job) -> None:
 	"""Read the arrays, run TF-MoDISco on both signs, write what it finds."""
 	import numba
+	from modiscolite import aggregator
 	from modiscolite.io import save_hdf5
 	from modiscolite.tfmodisco import TFMoDISco
 
@@ -99,6 +103,7 @@ def discover(job: Job) -> None:
 	print(f"TF-MoDISco: at work on {len(one_hot):,} windows of {job.end - job.start:,} bp", end="", flush=True)
 	n = numba.get_num_threads()
 	print(f" with {n} thread{'s' * (n != 1)}", flush=True)
+	end_merging(aggregator)
 	positive, negative = TFMoDISco(
 		one_hot=one_hot,
 		hypothetical_contribs=scores,
@@ -107,6 +112,51 @@ def discover(job: Job) -> None:
 		**AS_PROGRAM,
 	)
 	save_hdf5(job.output, positive, negative, job.end - job.start)
+
+
+class _Unchanged(Exception):
+	"""Patterns that a round of merging has left as they were."""
+
+
+def end_merging(aggregator: "ModuleType") -> None:
+	"""Let modisco-lite's merging of similar patterns end where it would go on for ever.
+
+	It goes in rounds, until a round finds no patterns to merge. But where the merged pattern of two has no seqlet left,
+	as all of them would leave their windows, the two stay; and as nothing is drawn at random, every further round is
+	the same. What a round leaves as it was is the result. Where that does not happen, results are what they were.
+
+	Parameters
+	----------
+	aggregator: module
+		`modiscolite.aggregator`, in which functions are replaced; left alone where it does not have them.
+	"""
+	merge = getattr(aggregator, "SimilarPatternsCollapser", None)
+	subsamples = getattr(aggregator, "_subsamples", None)  # called with the patterns as a round begins
+	if merge is None or subsamples is None:
+		return
+	before: list[Any] | None = None
+	merging = False
+
+	def begin_round(patterns: list[Any], *args: Any, **options: Any) -> Any:
+		nonlocal before
+		if merging:
+			if before is not None and len(before) == len(patterns) and all(map(operator.is_, before, patterns)):
+				raise _Unchanged(patterns)
+			before = list(patterns)
+		return subsamples(patterns, *args, **options)
+
+	def merge_to_an_end(*args: Any, **options: Any) -> Any:
+		nonlocal before, merging
+		before, merging = None, True
+		try:
+			return merge(*args, **options)
+		except _Unchanged as unchanged:
+			return unchanged.args[0], None  # how they came about, which is not used
+		finally:
+			before, merging = None, False
+
+	aggregator._subsamples = begin_round
+	aggregator.SimilarPatternsCollapser = merge_to_an_end
 
 
 def central(array: "StoredArray", start: int, end: int) -> "np.ndarray":

@@ -375,6 +375,8 @@ def make_plan(settings: PipelineSettings) -> list[Step]:
 
 def names_without_step(settings: PipelineSettings) -> list[str]:
 	"""Which names in ``skip_steps`` and ``rerun_steps`` are of steps that this run does not have, a sentence each."""
+	if not settings.skip_steps and not settings.rerun_steps:
+		return []
 	there = {step.name for step in every_step(settings)}
 	if "negatives" in (settings.skip_steps or ()) and settings.fit_parameters.negatives is None:
 		there.add("negatives")  # which are not planned because they are skipped

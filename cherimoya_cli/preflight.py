@@ -6,7 +6,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
@@ -124,7 +125,63 @@ class Needs(NamedTuple):
 	device: str
 
 
-def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[str]) -> Needs:
+KEPT = 32
+"""How many tables, genomes and models are kept for the checks of the next run."""
+
+
+class Known:
+	"""What checks have found, so that the checks of many runs look at each file once.
+
+	Parameters
+	----------
+	source: str or None
+		The name of the JSON in notes; None (the default) for that of each run.
+	"""
+
+	def __init__(self, source: str | None = None) -> None:
+		self._source = source
+		self._errors: dict[Hashable, tuple[type[CherimoyaError], str]] = {}
+		self._passed: set[Hashable] = set()
+		self._values: OrderedDict[Hashable, Any] = OrderedDict()
+
+	def once(self, key: Hashable, check: Callable[..., Any], *args: Any) -> Any:
+		"""What ``check(*args)`` gives or raises; it is not called if that is known of this key."""
+		if key in self._errors:
+			kind, text = self._errors[key]
+			raise kind(text)
+		if key in self._passed:
+			return None
+		if key in self._values:
+			self._values.move_to_end(key)
+			return self._values[key]
+		try:
+			value = check(*args)
+		except CherimoyaError as error:
+			self._errors[key] = type(error), str(error)  # the error itself would keep what its frames hold
+			raise
+		if value is None:
+			self._passed.add(key)
+			return None
+		self._values[key] = value
+		if len(self._values) > KEPT:
+			self._values.popitem(last=False)
+		return value
+
+	def note(self, source: str, text: str) -> None:
+		"""Tell a note once."""
+		if text not in self._passed:
+			self._passed.add(text)
+			warn(f"note: {self._source or source}: {text}")
+
+
+def check_run(
+	settings: PipelineSettings,
+	steps: Sequence[Step],
+	running: set[str],
+	*,
+	known: Known | None = None,
+	device: str | None = None,
+) -> Needs:
 	"""Check everything that the steps to be run depend on, and raise one error that says all that is wrong.
 
 	Parameters
@@ -135,6 +192,11 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 		Its plan.
 	running: set of str
 		Names of the steps that will run.
+	known: Known or None
+		What the checks of other runs have found, which is not looked for again. Default is None.
+	device: str or None
+		The kind of device that the run will have, on whatever machine; None (the default) looks for it on this one, and
+		at the machine's memory and disk.
 
 	Returns
 	-------
@@ -142,6 +204,8 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 		The disk and memory that the run takes, estimated.
 	"""
 	errors: list[CherimoyaError] = []
+	known, here = known or Known(), device is None
+	where = getattr(settings, "sequences", None), json.dumps(getattr(settings, "chrom_aliases", None))
 
 	def attempt(check: Callable[..., Any], *args: Any) -> Any:
 		try:
@@ -150,49 +214,63 @@ def check_run(settings: PipelineSettings, steps: Sequence[Step], running: set[st
 			errors.append(error)
 			return None
 
+	def once(key: Hashable, check: Callable[..., Any], *args: Any) -> Any:
+		return known.once((where, key), check, *args)
+
 	active = [step for step in steps if step.name in running]
 	made = {path for step in steps for path in step.outputs}
 	errors += missing_extras(settings, steps, active)
-	attempt(_check_motifs, active)
-	device = attempt(resolve_device, settings.device) if any("device" in step.settings for step in active) else "cpu"
-	if str(device).startswith("cuda"):
-		attempt(check_kernels)
-	genome = attempt(_open_genome, settings) if getattr(settings, "sequences", None) else None
+	for path in dict.fromkeys(step.settings.get("motifs") for step in active):
+		if path is not None:
+			attempt(once, ("motifs", path), _check_motifs, path)
+	if here:
+		used = any("device" in step.settings for step in active)
+		device = str(attempt(resolve_device, settings.device)) if used else "cpu"
+		if device.startswith("cuda"):
+			attempt(check_kernels)
+	genome = attempt(once, "genome", _open_genome, settings) if where[0] else None
 	loci: dict[tuple[tuple[str, ...], bool], Loci | None] = {}
 	if genome is not None:
-		attempt(_check_reads, active, genome)
-		attempt(_check_tracks, active, made, genome)
+		attempt(_check_reads, active, genome, once)
+		attempt(_check_tracks, active, made, genome, once)
 		for step in active:
 			for key in ("loci", "negatives", "exclusion_lists", *SPLIT_LOCI.values()):
 				paths = tuple(path for path in step.settings.get(key) or () if path not in made)
 				summits = key not in ("negatives", "exclusion_lists") and step.settings.get("summits", False)
 				if paths and (paths, summits) not in loci:
-					loci[paths, summits] = attempt(_read_loci, key, list(paths), summits, genome)
+					found = (key == "exclusion_lists", paths, summits)
+					table = loci[paths, summits] = attempt(once, found, _read_loci, key, list(paths), summits, genome)
+					for notice in () if table is None else _doubts(table, genome):
+						known.note(settings.source, notice)
 		fit = next((step for step in active if step.name in ("fit", "evaluate")), None)
 		before = len(errors)
 		if fit is not None and isinstance(settings, PipelineSettings):
 			for notice in attempt(check_split, settings, genome.chrom_sizes) or ():
-				warn(f"note: {settings.source}: {notice}")
+				known.note(settings.source, notice)
 		if fit is not None and fit.settings["training_loci"] is not None:
 			if len(errors) == before:
 				attempt(check_splits_apart, SimpleNamespace(**fit.settings), genome)
 		elif fit is not None and len(errors) == before and not made & set(fit.settings["loci"]):
 			table = loci.get((tuple(fit.settings["loci"]), fit.settings["summits"]))
 			if table is not None:
-				attempt(_check_splits, settings, fit, table, genome)
+				split = {key: fit.settings[key] for key in ("loci", "summits", "in_window", *SPLITS.values())}
+				found = ("splits", fit.name, json.dumps(split))
+				attempt(once, found, _check_splits, settings, fit, table, genome)
 	for step in active:
 		if step.name == "fit":
 			attempt(check_beginning, SimpleNamespace(**step.settings))
-			attempt(resolve_devices, SimpleNamespace(**step.settings))
+			if here:
+				attempt(resolve_devices, SimpleNamespace(**step.settings))
 		if step.name == "variants" and genome is not None and isinstance(settings, PipelineSettings):
-			attempt(_check_variants, settings, genome)
+			attempt(_check_variants, settings, once)
 	if settings.model is not None:
-		attempt(_check_model, settings, active)
+		attempt(_check_model, settings, active, once)
 	n_loci = {key[0]: len(table) for key, table in loci.items() if table is not None}
 	regions = next((step.settings for step in active if step.settings.get("regions") is not None), None)
 	n_tiles = (attempt(count_tiles, regions, genome) or 0) if regions is not None and genome is not None else 0
 	needs = estimate_needs(active, str(device), n_loci, n_tiles=n_tiles)
-	attempt(_check_machine, settings, needs)
+	if here:
+		attempt(_check_machine, settings, needs)
 	raise_together(errors)
 	return needs
 
@@ -219,26 +297,31 @@ def missing_extras(settings: Any, steps: Sequence[Step], active: Sequence[Step])
 	return [MissingExtraError(text + (hint if several and name in spared else "")) for name, text in missing]
 
 
-def _check_motifs(active: Sequence[Step]) -> None:
-	"""Read the motif databases of the steps, if what reads them is there."""
+def _check_motifs(path: str) -> None:
+	"""Read a motif database, if what reads it is there."""
 	if find_spec("memelite") is None:  # told already, with the command that adds it
 		return
 	from cherimoya.io.motifs import read_motifs
 
-	for path in dict.fromkeys(step.settings.get("motifs") for step in active):
-		if path is not None:
-			read_motifs(path)
+	read_motifs(path)
 
 
-def _check_variants(settings: PipelineSettings, genome: "Genome") -> None:
+def _check_variants(settings: PipelineSettings, once: Callable[..., Any]) -> None:
 	"""Read the first variants, and the models that are to score them where they are given."""
+	part = settings.variants_parameters
+	models = part.models or ([settings.model] if settings.model is not None else None)
+	windows = part.in_window, part.out_window
+	once(("variants", part.variants, tuple(models or ()), windows), _try_variants, part, models is not None)
+
+
+def _try_variants(part: Any, with_models: bool) -> None:
+	"""InputError for variants that are none, or models that do not suit the windows or each other."""
 	from cherimoya.io.variants import VariantFile
 	from cherimoya_cli.commands import variants
 
-	part = settings.variants_parameters
 	if not any(True for _ in islice(VariantFile(part.variants).alleles(), ROWS_TRIED)):
 		raise InputError(f"{part.variants}: holds no variants below its header; give a file with at least one")
-	if part.models is not None or settings.model is not None:
+	if with_models:
 		variants.load(part, "cpu")
 
 
@@ -299,7 +382,7 @@ def _open_genome(settings: PipelineSettings) -> "Genome":
 	return Genome(settings.sequences, chrom_aliases=settings.chrom_aliases)
 
 
-def _check_reads(active: Sequence[Step], genome: "Genome") -> None:
+def _check_reads(active: Sequence[Step], genome: "Genome", once: Callable[..., Any]) -> None:
 	"""Read the first rows of each file of reads as the steps will."""
 	from cherimoya_cli.peaks import planned_call
 
@@ -311,9 +394,7 @@ def _check_reads(active: Sequence[Step], genome: "Genome") -> None:
 			for path in (path for path in files if path not in tried):
 				tried.add(path)
 				try:
-					detect_layout(path)
-					if not is_remote(path):  # what is streamed is read once
-						_check_read_file(path, values, genome)
+					once(("reads", path, values["fragments"]), _check_read_file, path, values, genome)
 				except CherimoyaError as error:
 					errors.append(error)
 		for i, (files, values) in enumerate(found["signals"] if step.name == "peaks" and not errors else ()):
@@ -323,6 +404,9 @@ def _check_reads(active: Sequence[Step], genome: "Genome") -> None:
 
 def _check_read_file(path: str, values: Mapping[str, Any], genome: "Genome") -> None:
 	"""Read the first rows of a file of reads; InputError if they cannot be used or name no chromosome of the FASTA."""
+	detect_layout(path)
+	if is_remote(path):  # what is streamed is read once
+		return
 	account = ReadAccounting(path, "")
 	rows = iterate_reads(
 		path,
@@ -341,10 +425,8 @@ def _check_read_file(path: str, values: Mapping[str, Any], genome: "Genome") -> 
 		raise InputError(f"{path}: {describe_naming(account.unknown, genome.chrom_sizes)}")
 
 
-def _check_tracks(active: Sequence[Step], made: set[str], genome: "Genome") -> None:
+def _check_tracks(active: Sequence[Step], made: set[str], genome: "Genome", once: Callable[..., Any]) -> None:
 	"""Open the bigWigs that no step makes, and compare their chromosomes with the FASTA's."""
-	from cherimoya.io.tracks import Tracks, check_streams
-
 	errors: list[CherimoyaError] = []
 	seen = set()
 	for step in (step for step in active if step.name not in ("peaks", "signals")):
@@ -353,19 +435,26 @@ def _check_tracks(active: Sequence[Step], made: set[str], genome: "Genome") -> N
 			for path in (path for path in paths if path not in seen):
 				seen.add(path)
 				try:
-					if is_remote(path):
-						check_streams(path)
-						continue
-					tracks = Tracks([path], names=genome.names)
-					tracks.check_sizes(genome.chrom_sizes, genome.name)
-					if not genome.chrom_sizes.keys() & tracks.chrom_sizes.keys():
-						raise InputError(
-							f"{path}: none of its chromosomes ({_some(tracks.chrom_sizes)}) is in {genome.name} "
-							f"({_some(genome.chrom_sizes)}); {_remedy(tracks.chrom_sizes, genome)}"
-						)
+					once(("track", path), _check_track, path, genome)
 				except CherimoyaError as error:
 					errors.append(error)
 	raise_together(errors)
+
+
+def _check_track(path: str, genome: "Genome") -> None:
+	"""Open a bigWig, and compare its chromosomes with the FASTA's."""
+	from cherimoya.io.tracks import Tracks, check_streams
+
+	if is_remote(path):
+		check_streams(path)
+		return
+	tracks = Tracks([path], names=genome.names)
+	tracks.check_sizes(genome.chrom_sizes, genome.name)
+	if not genome.chrom_sizes.keys() & tracks.chrom_sizes.keys():
+		raise InputError(
+			f"{path}: none of its chromosomes ({_some(tracks.chrom_sizes)}) is in {genome.name} "
+			f"({_some(genome.chrom_sizes)}); {_remedy(tracks.chrom_sizes, genome)}"
+		)
 
 
 def _remedy(names: Iterable[str], genome: "Genome") -> str:
@@ -387,7 +476,44 @@ def _read_loci(key: str, paths: list[str], summits: bool, genome: "Genome") -> "
 			f"{', '.join(paths)}: none of the {len(loci):,} loci is on a chromosome of the FASTA: they are on "
 			f"{_some(names)}, and the FASTA has {_some(genome.chrom_sizes)}; {_remedy(names, genome)}"
 		)
+	n_past, first = _past_ends(loci, genome)
+	if n_past == len(loci):
+		raise InputError(
+			f"{', '.join(paths)}: all {len(loci):,} loci begin past the ends of their chromosomes (first: {first}); "
+			"they are of another assembly than the FASTA"
+		)
 	return loci
+
+
+def _past_ends(loci: "Loci", genome: "Genome") -> tuple[int, str]:
+	"""How many loci begin past the end of their chromosome, and where the first of them is.
+
+	MACS3 lets peaks end past it, by no more than it shifts and extends reads.
+	"""
+	import numpy as np
+
+	past = np.flatnonzero(loci.starts >= np.array([genome.chrom_sizes.get(chrom, np.inf) for chrom in loci.chroms]))
+	if not len(past):
+		return 0, ""
+	chrom, start, end = loci.chroms[past[0]], loci.starts[past[0]], loci.ends[past[0]]
+	return len(past), f"{chrom}:{start:,}-{end:,}, and {chrom} has {genome.chrom_sizes[chrom]:,} bp"
+
+
+def _doubts(loci: "Loci", genome: "Genome") -> Iterator[str]:
+	"""What makes one doubt that loci, or exclusions, are of this genome, a sentence for each of their files."""
+	for i, path in enumerate(loci.files):
+		part = loci[loci.file_index == i]
+		n_past, first = _past_ends(part, genome)
+		if n_past:
+			yield (
+				f"{path}: {n_past:,} of {len(part):,} intervals begin past the end of their chromosome (first: "
+				f"{first}); are they of the FASTA's assembly?"
+			)
+		elif not set(part.chroms.tolist()) & genome.chrom_sizes.keys():
+			yield (
+				f"{path}: none of its chromosomes ({_some(dict.fromkeys(part.chroms.tolist()))}) is in {genome.name} "
+				f"({_some(genome.chrom_sizes)}), so it has no effect"
+			)
 
 
 def _check_splits(settings: PipelineSettings, step: Step, loci: "Loci", genome: "Genome") -> None:
@@ -419,14 +545,14 @@ def _check_splits(settings: PipelineSettings, step: Step, loci: "Loci", genome: 
 		)
 
 
-def _check_model(settings: PipelineSettings, active: Sequence[Step]) -> None:
+def _check_model(settings: PipelineSettings, active: Sequence[Step], once: Callable[..., Any]) -> None:
 	"""Load a model that was given, and compare it with the settings of the steps that use it."""
 	from cherimoya import Cherimoya
 	from cherimoya_cli.measuring import check_model_fits
 
 	if is_remote(str(settings.model)):
 		return
-	model = Cherimoya.load(settings.model)
+	model = once(("model", settings.model), Cherimoya.load, settings.model)
 	problems: list[CherimoyaError] = []
 	for step in active:
 		values = dict(step.settings)

@@ -1,10 +1,9 @@
 """Reads and fragments: from alignment files to the positions that a signal counts.
 
-A read counts at its 5' end: the start of a read on the + strand, the last base of one on the - strand.
-Each mate of a pair is a read. A fragment counts at both of its ends: its first base as a + end, its last base as a
-- end. Shifts are
-added to those positions, so that ``pos_shift=4, neg_shift=-4`` turns raw ATAC-seq reads into the
-centres of Tn5's cuts: ``start + 4`` and ``end - 5`` for a half-open fragment.
+A read counts at its 5' end: the start of a read on the + strand, the last base of one on the - strand. Each mate of a
+pair is a read. A fragment counts at both of its ends: its first base as a + end, its last base as a - end. Shifts are
+added to those positions, so that ``pos_shift=4, neg_shift=-4`` turns raw ATAC-seq reads into the centres of Tn5's cuts:
+``start + 4`` and ``end - 5`` for a half-open fragment.
 """
 
 import gzip
@@ -28,7 +27,6 @@ Layout = Literal["bam", "cram", "sam", "bed", "bed_stranded", "bedpe", "bedpe_st
 
 ALIGNMENT_SUFFIXES = (".bam", ".cram", ".sam")
 TEXT_SUFFIXES = (".bed", ".bedpe", ".tsv", ".txt", ".frag", ".fragments")
-BIGWIG_SUFFIXES = (".bw", ".bigwig")
 CHUNK_ROWS = 500_000
 """Rows that are turned into arrays at a time."""
 

@@ -286,19 +286,18 @@ Shard = Annotated[str, Field(pattern=r"^[1-9][0-9]*/[1-9][0-9]*$"), AfterValidat
 
 
 class ChunkKeys(ResumeKeys):
-	"""How the work over many loci is divided."""
+	"""How the work over many loci, motifs or alleles is divided."""
 
 	chunk_size: int | None = Field(
 		None,
 		ge=1,
-		description="Loci whose results go to the disk together, rounded up to whole batches; null: chosen by what a "
-		"locus costs.",
-		json_schema_extra={"unit": "loci"},
+		description="Loci, tiles, motifs or alleles whose results go to the disk together, rounded up to whole "
+		"batches; null: chosen by what one costs.",
 	)
 	shard: Shard | None = Field(
 		None,
-		description='The part of the loci that this process does: "1/3" is the first of three, for --merge to put '
-		"together; null, and in a pipeline: all.",
+		description='The part of the loci, tiles, motifs or alleles that this process does: "1/3" is the first of '
+		"three, for --merge to put together; null, and in a pipeline: all.",
 		json_schema_extra={"expects": 'a text "i/n" such as "2/3", with i from 1 to n'},
 	)
 
@@ -611,7 +610,10 @@ class AnnotationKeys(BaseModel):
 		1, ge=1, description="Motifs named for each seqlet, the nearest first.", json_schema_extra={"unit": "motifs"}
 	)
 	match_threshold: float = Field(
-		0.05, gt=0, le=1, description="Largest p-value of a match that counts in the table of motifs."
+		1.0,
+		gt=0,
+		description="Largest E-value of a match that counts in the table of motifs: its p-value times the number of "
+		"motifs in the database.",
 	)
 	n_score_bins: int = Field(100, ge=10, le=1000, description="Bins of Tomtom's scores of columns.")
 	n_median_bins: int = Field(1000, ge=10, le=100_000, description="Bins for the medians of Tomtom's scores.")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from cherimoya.errors import CherimoyaError
-from cherimoya_cli.__main__ import INTERRUPTED, TERMINATED, Terminated, _terminate
+from cherimoya_cli.__main__ import INTERRUPTED, TERMINATED, Terminated, _terminate, say_disk_is_full
 
 
 def main_of_step(command: str, work: Callable[[dict[str, Any]], Any], argv: Sequence[str] | None = None) -> int:
@@ -50,6 +50,8 @@ def main_of_step(command: str, work: Callable[[dict[str, Any]], Any], argv: Sequ
 		return INTERRUPTED
 	except Terminated:
 		return TERMINATED
+	except OSError as error:
+		return say_disk_is_full(command, error)
 	return 0
 
 

@@ -332,7 +332,25 @@ def windows_memory(results: Path = RESULTS) -> str:
 	return (
 		f"{record['loci']:,} loci of {record['tracks']} tracks, {record['cores']} cores; the arrays take "
 		f"{cold['array_bytes'] / 1e9:.1f} GB as {cold['signals']}, and would take {cold['float32_bytes'] / 1e9:.1f} GB "
-		"as float32. Memory-mapped files are not in these numbers.\n\n" + "\n".join(lines) + "\n"
+		"as float32. Memory-mapped files are not in these numbers.\n\n"
+		+ "\n".join(lines)
+		+ "\n"
+		+ _whole_genome(results)
+	)
+
+
+def _whole_genome(results: Path) -> str:
+	"""A paragraph on the same with a genome of a human's size, if that was measured."""
+	record = _measured(results, "windows_memory_3gb")
+	if record is None:
+		return ""
+	cold, again = record["cold"], record["again"]
+	return (
+		f"\nWith a genome of {record['megabases']:,.0f} Mb, {record['loci']:,} loci and {record['tracks']} tracks, "
+		f"{record['input_bytes'] / 1e9:.1f} GB of files, it took {cold['seconds']:.0f} s and "
+		f"{cold['anonymous'] / 1e6:,.0f} MB to read, {again['seconds']:.0f} s and {again['anonymous'] / 1e6:,.0f} MB "
+		f"from the cache. Said before: at most {cold['estimated_memory'] / 1e6:,.0f} MB of memory and "
+		f"{cold['estimated_disk'] / 1e9:.1f} GB of disk; taken: {cold['cache_bytes'] / 1e9:.1f} GB of disk.\n"
 	)
 
 
@@ -501,6 +519,29 @@ def planted(results: Path = RESULTS) -> str:
 	)
 
 
+VALUES = {"p": "p-value", "E": "E-value", "q": "q-value over all seqlets"}
+
+
+def match_threshold(results: Path = RESULTS) -> str:
+	"""How many seqlets have names at thresholds on different values, beside what chance does."""
+	record = _measured(results, "match_threshold")
+	if record is None:
+		return "No results are there yet.\n"
+	known, ctcf = record["planted"], record["ctcf"]
+	lines = [
+		f"| named if | planted, {known['motifs']} motifs: right at strong sites | wrong there | shuffled, any | "
+		f"CTCF, {ctcf['motifs']:,} motifs: any | shuffled, any | most often (shuffled) |",
+		"|---|---:|---:|---:|---:|---:|---|",
+	]
+	for a, b in zip(known["thresholds"], ctcf["thresholds"], strict=True):
+		first = ", ".join(f"{found['motif']} {found['seqlets']} ({found['shuffled']})" for found in b["first"][:2])
+		lines.append(
+			f"| {VALUES[a['value']]} ≤ {a['threshold']:g} | {a['strong_right']:.0%} | {a['strong_wrong']:.0%} | "
+			f"{a['shuffled_named']:.0%} | {b['named']:.0%} | {b['shuffled_named']:.0%} | {first} |"
+		)
+	return "\n".join(lines) + "\n"
+
+
 PIPELINES = {"ctcf": "CTCF, human chr22", "yeast": "The example, ATAC-seq of yeast"}
 
 
@@ -565,7 +606,7 @@ PAGES = (
 		chunks_memory,
 		batch_scale,
 	),
-	*(batch_throughput, seqlets, marginalize, ctcf_motif, planted, pipelines),
+	*(batch_throughput, seqlets, match_threshold, marginalize, ctcf_motif, planted, pipelines),
 )
 """What makes each page; it is named after the function."""
 

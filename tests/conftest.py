@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,28 @@ import pytest
 # As the command line does: torch's threads that spin while they wait make tests ten times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# A shell that starts the tests in its background has SIGINT ignored, which all processes inherit that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+	signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).resolve().parents[1]
+
+try:
+	import hypothesis
+except ImportError:  # the tests of the kernels need none
+	pass
+else:
+	# The same examples each time, on a slow machine, too; `--hypothesis-profile search` looks for others.
+	PATIENT = {
+		"deadline": None,
+		"suppress_health_check": [
+			hypothesis.HealthCheck.too_slow,
+			hypothesis.HealthCheck.function_scoped_fixture,
+		],
+	}
+	hypothesis.settings.register_profile("search", **PATIENT)
+	hypothesis.settings.register_profile("tests", derandomize=True, **PATIENT)
+	hypothesis.settings.load_profile("tests")
 
 
 class TinyGenome(NamedTuple):

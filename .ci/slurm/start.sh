@@ -31,6 +31,8 @@ PYTHON
 )
 node="$(hostname -s)"
 memory="$(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)"
+cores="$(getconf _NPROCESSORS_ONLN)"
+[ "$cores" -ge 2 ] || cores=2
 # A GPU has to be a device; any will do.
 ln -sf /dev/null "$folder/gpu0"
 ln -sf /dev/zero "$folder/gpu1"
@@ -53,6 +55,8 @@ CryptoType=crypto/munge
 AuthInfo=socket=$folder/munge/socket,cred_expire=5
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
+# Two jobs run at once whatever cores there are, and the memory is what /proc says, also within a container.
+SlurmdParameters=config_overrides
 SlurmctldPidFile=$folder/slurmctld.pid
 SlurmdPidFile=$folder/slurmd.pid
 SlurmctldLogFile=$folder/log/slurmctld.log
@@ -79,7 +83,7 @@ KillWait=10
 MinJobAge=600
 MaxArraySize=10001
 GresTypes=gpu
-NodeName=$node NodeAddr=127.0.0.1 CPUs=$(getconf _NPROCESSORS_ONLN) RealMemory=$memory Gres=gpu:fake:2 State=UNKNOWN
+NodeName=$node NodeAddr=127.0.0.1 CPUs=$cores RealMemory=$memory Gres=gpu:fake:2 State=UNKNOWN
 PartitionName=low Nodes=$node Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=high Nodes=$node Default=NO MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 CONF
@@ -92,14 +96,14 @@ munged --force --syslog --key-file="$folder/munge/key" --socket="$folder/munge/s
 slurmctld -c -f "$SLURM_CONF" >&2
 slurmd -f "$SLURM_CONF" -N "$node" >&2
 
-for _ in $(seq 100); do
+for _ in $(seq 400); do
 	if [ "$(sinfo --noheader --partition=low --format=%T 2>/dev/null)" = idle ]; then
 		echo "export SLURM_CONF='$SLURM_CONF'"
 		exit 0
 	fi
 	sleep 0.3
 done
-echo "start.sh: the node is not idle after 30 s" >&2
+echo "start.sh: the node is not idle after two minutes" >&2
 sinfo >&2 || true
 tail -n 20 "$folder"/log/*.log >&2
 exit 4

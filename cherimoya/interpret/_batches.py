@@ -206,6 +206,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def check_arrays(X: Array, X_ctl: Array | None) -> None:
 	"""Refuse sequences that are neither one-hot nor base codes, and controls that do not fit them."""
+	for name, x in (("X", X), ("X_ctl", X_ctl)):
+		# Arrays of files, such as those of h5py, are like NumPy's.
+		if not hasattr(x, "ndim") and not (x is None and name == "X_ctl"):
+			raise InputError(f"{name} must be an array or a tensor, got {type(x).__name__}; convert it first")
 	if not (X.ndim == 3 and X.shape[1] == 4) and not (X.ndim == 2 and _is_uint8(X)):
 		raise InputError(
 			f"X must be one-hot of shape (n, 4, L), or uint8 base codes of shape (n, L), "

@@ -88,6 +88,11 @@ class Matches(NamedTuple):
 	p_values: np.ndarray
 	strands: np.ndarray
 
+	@property
+	def e_values(self) -> np.ndarray:
+		"""How many of the M motifs are expected to match as well by chance: p-values times M, shape (n, k)."""
+		return self.p_values * len(self.motifs)
+
 
 class MotifCount(NamedTuple):
 	"""How many seqlets look like a motif: all, and those that raise and that lower the prediction."""
@@ -438,7 +443,7 @@ def seqlet_codes(seqlets: Seqlets, genome: Genome, *, source: str = "seqlets") -
 	Parameters
 	----------
 	seqlets: Seqlets
-		Of one chromosome after the other, if this is to be quick.
+		In any order.
 	genome: Genome
 		Where the bases are; its other names of chromosomes count.
 	source: str
@@ -466,27 +471,30 @@ def seqlet_codes(seqlets: Seqlets, genome: Genome, *, source: str = "seqlets") -
 			f"{source}: {len(outside):,} of {len(places):,} seqlets are not in {genome.name} (first: "
 			f"{chrom}:{start}-{end}; {found}); give the genome that they were found in"
 		)
-	return [np.array(genome.codes(*place)) for place in places]
+	codes: list[np.ndarray] = [np.empty(0, dtype=np.uint8)] * len(places)
+	for i in sorted(range(len(places)), key=chroms.__getitem__):  # each chromosome is read once, whatever the order
+		codes[i] = np.array(genome.codes(*places[i]))
+	return codes
 
 
-def count_motifs(seqlets: Seqlets, matches: Matches, *, match_threshold: float = 0.05) -> list[MotifCount]:
-	"""How many seqlets have each motif as their nearest, with a p-value of at most `match_threshold`.
+def count_motifs(seqlets: Seqlets, matches: Matches, *, match_threshold: float = 1.0) -> list[MotifCount]:
+	"""How many seqlets have each motif as their nearest, with an E-value of at most `match_threshold`.
 
 	Parameters
 	----------
 	seqlets: Seqlets
-		n seqlets.
+		The n seqlets.
 	matches: Matches
-		Their nearest motifs, from `annotate_seqlets`.
+		Their nearest motifs.
 	match_threshold: float
-		Largest p-value of a match that counts. Default is 0.05.
+		The largest of `matches.e_values` that counts. Default is 1.
 
 	Returns
 	-------
 	list of MotifCount
 		The motifs that any seqlet has, the most frequent first, those of one number as in the database.
 	"""
-	near = matches.p_values[:, 0] <= match_threshold
+	near = matches.e_values[:, 0] <= match_threshold
 	near &= matches.indices[:, 0] >= 0
 	counts = [
 		np.bincount(matches.indices[near & sign, 0], minlength=len(matches.motifs))
@@ -503,7 +511,8 @@ def count_motifs(seqlets: Seqlets, matches: Matches, *, match_threshold: float =
 def write_seqlets(path: str | os.PathLike, seqlets: Seqlets, matches: Matches | None = None) -> None:
 	"""Write seqlets as BED with the `COLUMNS`, and for each of the nearest motifs strand, motif and p-value.
 
-	A first line, a comment, names the columns. The file appears under its name when it is whole.
+	Their E-values come last. A first line, a comment, names the columns. The file appears under its name when it is
+	whole.
 
 	Parameters
 	----------
@@ -518,7 +527,9 @@ def write_seqlets(path: str | os.PathLike, seqlets: Seqlets, matches: Matches | 
 	k = 0 if matches is None else matches.indices.shape[1]
 	for number in range(k):
 		names += [f"{name}_{number + 1}" if number else name for name in ("strand", "motif", "motif_p-value")]
+	names += [f"motif_E-value_{number + 1}" if number else "motif_E-value" for number in range(k)]
 	titles = [] if matches is None else [str(motif) for motif in matches.motifs] + ["."]  # the last one is that of -1
+	e_values = None if matches is None else matches.e_values
 	with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
 		file.write("#" + "\t".join(names) + "\n")
 		for i in range(len(seqlets)):
@@ -527,6 +538,7 @@ def write_seqlets(path: str | os.PathLike, seqlets: Seqlets, matches: Matches | 
 			for j in range(k):
 				title = titles[matches.indices[i, j]]
 				fields.append(f"{matches.strands[i, j]}\t{title}\t{matches.p_values[i, j]:.6g}")
+			fields += [f"{e_values[i, j]:.6g}" for j in range(k)]
 			file.write("\t".join(fields) + "\n")
 
 

@@ -12,6 +12,7 @@ import tempfile
 import zlib
 from array import array
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import BinaryIO
 
 import numpy as np
@@ -103,7 +104,11 @@ class BigWigWriter:
 		return self
 
 	def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-		(self.close if kind is None else self.abandon)()
+		try:
+			if kind is None:
+				self.close()
+		finally:
+			self.abandon()
 
 	def add(self, chrom: str, start: int, values: np.ndarray) -> None:
 		"""Add the values of the bases from `start` on, shape=(n,), which come after those that were added before.
@@ -170,13 +175,14 @@ class BigWigWriter:
 		file.write(zooms)
 		n, low, high, total, squares = self._summary
 		file.write(_SUMMARY.pack(n, *((low, high, total, squares) if n else (0.0, 0.0, 0.0, 0.0))))
+		file.close()
 		self.abandon()
 
 	def abandon(self) -> None:
-		"""Close the files, whatever was written."""
-		self._file.close()
-		for zoom in self._zooms:
-			zoom.close()
+		"""Close the files, whatever was written; what a full disk does not take any more is given up."""
+		for file in (self._file, *self._zooms):
+			with suppress(OSError):
+				file.close()
 
 	def _placed(self, chrom: str, start: int, end: int) -> tuple[int, int]:
 		"""The number of the chromosome and the base after the last one of [start, end), if it can come next."""

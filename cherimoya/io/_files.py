@@ -3,6 +3,8 @@
 Imports neither torch nor numpy.
 """
 
+import codecs
+import errno
 import gzip
 import hashlib
 import os
@@ -21,6 +23,8 @@ HASHED_WHOLE = 64 * 2**20
 """Files up to this many bytes are compared by a hash of all their bytes."""
 SAMPLE = 2**20
 """Bytes of each sample (start, middle, end) of a larger file."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _SETTLED = 2 * 10**9  # nanoseconds after which a file's times tell that it is written to
 _KEYS: dict[tuple[int, ...] | None, list[Any]] = {}  # contents that this process has hashed, by stamp
@@ -54,13 +58,13 @@ def check_exists(path: str | os.PathLike, *, what: str) -> None:
 
 
 def read_bytes(path: str | os.PathLike, *, what: str) -> bytes:
-	"""The whole content of a file, unzipped when it starts like a gzip file, whatever its name."""
+	"""The content of a text file, unzipped when it starts like a gzip file; without the mark of UTF-8 of Windows."""
 	check_exists(path, what=what)
 	data = Path(path).read_bytes()
 	if data[:2] != GZIP_MAGIC:
-		return data
+		return data.removeprefix(codecs.BOM_UTF8)
 	try:
-		return gzip.decompress(data)
+		return gzip.decompress(data).removeprefix(codecs.BOM_UTF8)
 	except (EOFError, zlib.error, OSError) as error:
 		raise InputError(f"{path}: the gzip data are broken or truncated ({error}); get the file again") from None
 
@@ -147,6 +151,23 @@ def _hash(path: str | os.PathLike, size: int) -> str:
 	return digest.hexdigest()
 
 
+class _FullDiskError(InputError, OSError):
+	"""There is no room for a file; an OSError too, for those that handle what keeps a file from being written."""
+
+	def __str__(self) -> str:
+		return str(self.args[0])
+
+
+def no_room_for(path: str | os.PathLike | None, error: BaseException) -> str | None:
+	"""What to say of an error that came as a disk, a quota or a limit was full; None for any other error."""
+	if not isinstance(error, OSError) or error.errno not in _FULL:
+		return None
+	return (
+		f"{path or error.filename or 'a file'}: cannot be written ({error.strerror}); make room on that disk, or raise "
+		"the quota or limit, and give the same command again"
+	)
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[str]:
 	"""A temporary path in the folder of `path`; renamed to it on success, removed on failure.
@@ -154,7 +175,7 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
 	Raises
 	------
 	InputError
-		The folder is missing or cannot be written.
+		The folder is missing or cannot be written, or the disk or a quota is full.
 	"""
 	folder, name = os.path.split(os.path.abspath(path))
 	try:
@@ -169,7 +190,9 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
 		os.umask(mask)
 		os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files private
 		os.replace(temporary, path)
-	except BaseException:
+	except BaseException as error:
 		if os.path.exists(temporary):
 			os.remove(temporary)
+		if full := no_room_for(path, error):
+			raise _FullDiskError(full) from error
 		raise

@@ -89,48 +89,6 @@ def key_of(content: Any) -> str:
 	return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def open_entry(
-	folder: str | os.PathLike,
-	key: str,
-	make: Callable[[Path], Mapping[str, Any]],
-	*,
-	progress: Callable[[str], None] | None = None,
-) -> tuple[dict[str, np.ndarray], bool]:
-	"""The arrays of an entry, which is made when it is missing or broken.
-
-	Parameters
-	----------
-	folder: path
-		The cache; made when missing.
-	key: str
-		The entry's name; see :func:`key_of`.
-	make: callable
-		Writes the arrays as ``NAME.npy`` into the folder that it is given, and returns a description of them, of
-		what JSON can hold. Its own further files and folders there are to be gone when it returns.
-	progress: callable or None, default None
-		Called with a line of text when another process is waited for, and when an entry is broken.
-
-	Returns
-	-------
-	arrays: dict of str to numpy.ndarray
-		The arrays by name, mapped copy-on-write.
-	made: bool
-		Whether they were made now.
-
-	Raises
-	------
-	CacheError
-		An InputError: the folder cannot be written, or the disk is full.
-	"""
-	made = []
-
-	def make_it(places: Mapping[str, Path]) -> dict[str, Mapping[str, Any]]:
-		made.append(key)
-		return {key: make(places[key])}
-
-	return open_entries(folder, [key], make_it, progress=progress)[key], bool(made)
-
-
 def open_entries(
 	folder: str | os.PathLike,
 	keys: Sequence[str],
@@ -142,12 +100,21 @@ def open_entries(
 
 	Parameters
 	----------
-	folder, progress
-		See :func:`open_entry`.
+	folder: path
+		The cache; made when missing.
 	keys: sequence of str
-		The entries' names.
+		The entries' names; see :func:`key_of`.
 	make: callable
-		As that of :func:`open_entry`, from the folder of each entry that it is to make to the description of each.
+		Takes the folder of each entry that it is to make, writes the arrays there as ``NAME.npy``, and returns a
+		description of each entry, of what JSON can hold. Its own further files and folders there are to be gone when
+		it returns.
+	progress: callable or None, default None
+		Called with a line of text when another process is waited for, and when an entry is broken.
+
+	Returns
+	-------
+	dict of str to dict of str to numpy.ndarray
+		For each key its arrays by name, mapped copy-on-write.
 
 	Raises
 	------
@@ -217,7 +184,8 @@ def entries(folder: str | os.PathLike) -> list[Entry]:
 			manifest = _read_manifest(place) or {}
 			created, used = (_time(place / name) for name in (_MANIFEST, _USED))
 			about = manifest.get("about", {})
-			found.append(Entry(place.name, place, _size(place), created, max(created, used), about, _in_use(place)))
+			with suppress(FileNotFoundError):  # another process has just cleared it
+				found.append(Entry(place.name, place, _size(place), created, max(created, used), about, _in_use(place)))
 	return sorted(found, key=lambda entry: -entry.used)
 
 

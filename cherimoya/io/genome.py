@@ -356,19 +356,29 @@ def _read_record(file: _Plain | _Blocked, chrom: str, record: Record) -> np.ndar
 
 
 def _decode(file: _Plain | _Blocked, chrom: str, text: tuple[int, int], start: int, length: int) -> np.ndarray:
-	"""The codes of `length` bases of a record from base `start` on, which are the bytes [text[0], text[1])."""
-	data = file.read(*text)
-	codes = np.frombuffer(data.translate(_CODES.tobytes(), b"\r\n"), dtype=np.uint8)
-	if len(codes) and codes.max() > 4:
-		bad = np.flatnonzero(codes > 4)
-		character = chr(data.translate(None, b"\r\n")[bad[0]])
+	"""The codes of `length` bases of a record from base `start` on, which are the bytes [text[0], text[1]).
+
+	Piece by piece, so that a large chromosome is in memory once, and not also as text.
+	"""
+	codes, n, n_bad, place = np.empty(length, dtype=np.uint8), 0, 0, ""
+	for first in range(*text, _CHUNK):
+		data = file.read(first, min(first + _CHUNK, text[1]))
+		piece = np.frombuffer(data.translate(_CODES.tobytes(), b"\r\n"), dtype=np.uint8)
+		if len(piece) and piece.max() > 4:
+			bad = np.flatnonzero(piece > 4)
+			character = chr(data.translate(None, b"\r\n")[bad[0]])
+			place = place or f"{character!r} at offset {start + n + int(bad[0]):,}"
+			n_bad += len(bad)
+		codes[n : n + len(piece)] = piece[: max(0, length - n)]
+		n += len(piece)
+	if place:
 		raise InputError(
-			f"{file.path}: record {chrom!r} holds {character!r} at offset {start + int(bad[0]):,}, which is no base "
-			f"({len(bad)} such character(s) there); only A, C, G, T and IUPAC letters are allowed: mend it"
+			f"{file.path}: record {chrom!r} holds {place}, which is no base "
+			f"({n_bad} such character(s) there); only A, C, G, T and IUPAC letters are allowed: mend it"
 		)
-	if len(codes) != length:
+	if n != length:
 		raise InputError(
-			f"{file.path}: record {chrom!r} has {len(codes):,} bases where its index says {length:,}; "
+			f"{file.path}: record {chrom!r} has {n:,} bases where its index says {length:,}; "
 			f"the file is truncated, or changed after it was indexed: get it again, or delete {file.path}.fai"
 		)
 	return codes

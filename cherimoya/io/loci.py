@@ -163,9 +163,21 @@ def read_exclusions(source: Any) -> Loci | None:
 def midpoints(loci: Loci, *, summits: bool = False) -> np.ndarray:
 	"""The middle of each locus, start + (end - start) // 2; with `summits` start + summit.
 
+	Parameters
+	----------
+	loci: Loci
+		n loci.
+	summits: bool
+		Whether the summit is the middle. Default is False.
+
 	Returns
 	-------
 	numpy.ndarray of int64, shape=(n,)
+
+	Raises
+	------
+	InputError
+		With `summits`, a locus has none; the message names the file and how many.
 	"""
 	if not summits:
 		return loci.starts + (loci.ends - loci.starts) // 2
@@ -215,7 +227,22 @@ def overlapping_regions(a: Sequence[str | Region], b: Sequence[str | Region]) ->
 def write_bed(
 	path: str | os.PathLike, chroms: Sequence[str], starts: Sequence[int], ends: Sequence[int], *columns: Sequence
 ) -> None:
-	"""Write a BED file of three columns and any further ones; it appears under its name only when whole."""
+	"""Write a BED file of three columns and any further ones; it appears under its name only when whole.
+
+	Parameters
+	----------
+	path: str or os.PathLike
+		The file.
+	chroms, starts, ends: sequence, shape=(n,)
+		0-based, half-open intervals, written in this order.
+	*columns: sequence, shape=(n,)
+		What stands behind them.
+
+	Raises
+	------
+	ValueError
+		The columns differ in length.
+	"""
 	arrays = [np.asarray(c) for c in (chroms, starts, ends, *columns)]
 	if len({len(a) for a in arrays}) != 1:
 		raise ValueError(f"all columns must have one length, got {[len(a) for a in arrays]}")

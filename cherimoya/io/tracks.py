@@ -50,6 +50,11 @@ def parse_groups(signals: Signals) -> tuple[list[str], tuple[int, ...]]:
 		All files, group by group.
 	groups: tuple of int
 		The number of files of each group.
+
+	Raises
+	------
+	InputError
+		An entry is neither a path nor a list of paths, or there is none.
 	"""
 	signals = [signals] if isinstance(signals, (str, os.PathLike)) else signals
 	paths: list[str] = []

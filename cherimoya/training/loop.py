@@ -415,12 +415,10 @@ class _Run:
 		rows, best = progress.rows, progress.best_epoch
 		stopped = len(rows) < self.n_epochs
 		if stopped:
-			self.say(
-				f"stopped early: {options.early_stopping} epochs without a better {options.select_on}; "
-				f"the best was epoch {best}"
-			)
+			self.say(f"stopped early: {options.early_stopping} epochs without a better {options.select_on}")
 		column, _ = _SCORES[options.select_on]
 		score = rows[best][column] if column in rows[best] else -progress.best_score
+		self.say(f"best: epoch {best}, with {options.select_on} {score:.3f}; {self.paths['best']} holds it")
 		seconds = self.seconds_before + time.monotonic() - self.started
 		return History(rows, best, score, seconds, self.trainer.n_steps, stopped, self.paths, self.resumed_at)
 

@@ -261,7 +261,8 @@ def opening(
 	if device.type == "cuda":
 		where = f"{device} ({torch.cuda.get_device_name(device)})"
 	elif device.type == "cpu":
-		where = f"cpu ({torch.get_num_threads()} threads)"
+		n_threads = torch.get_num_threads()
+		where = f"cpu ({n_threads} thread{'s' * (n_threads > 1)})"
 	where += f" and {n_ranks - 1} more" if n_ranks > 1 else ""
 	n_parameters = sum(parameter.numel() for parameter in model.parameters())
 	return (

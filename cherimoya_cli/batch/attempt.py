@@ -92,7 +92,7 @@ class Attempt:
 	) -> None:
 		self.job, self._hold = job, hold
 		self.asked: int | None = None
-		before = read_record(job)
+		before = replace(read_record(job), settings=digest_of(job))  # before the pipeline reads them: they may change
 		argv = command_of(job, program, overrides)
 		with open(job.log_path, "ab") as log:
 			log.write(f"$ {process.shell_line(argv)}\n".encode())
@@ -111,7 +111,6 @@ class Attempt:
 		self.record = replace(
 			before,
 			state=RUNNING,
-			settings=digest_of(job),
 			attempts=before.attempts + 1,
 			executor=executor,
 			ticket=ticket,

@@ -98,15 +98,15 @@ class Plan:
 
 	def content(self, planned: Planned) -> dict[str, Any]:
 		"""The settings of a job's pipeline."""
-		content = self._content(planned)
+		content = self.content_alone(planned)
 		if planned.job.prepares:
 			return _for_data(content, planned.data)
 		if planned.job.preparation is not None:
 			return _with_data(content, planned.data, planned.job.preparation.prefix)
 		return content
 
-	def _content(self, planned: Planned) -> dict[str, Any]:
-		"""The settings of a pipeline that makes its data itself."""
+	def content_alone(self, planned: Planned) -> dict[str, Any]:
+		"""The settings that its pipeline would have if it shared nothing with other folds."""
 		content = {**self.shared, "name": planned.job.prefix}
 		sections = [planned.sample.values]
 		if planned.fold_file is not None:
@@ -246,7 +246,7 @@ def shared_data(plan: Plan, samples: Iterable[Sample]) -> dict[str, Data]:
 		tried.add(kind)
 		job = Job(plan.settings.name, sample.name)
 		try:
-			settings = load_settings("pipeline", _of_data(plan._content(Planned(job, sample, None))))
+			settings = load_settings("pipeline", _of_data(plan.content_alone(Planned(job, sample, None))))
 			made = made_data(settings)
 			later = tuple(step.name for step in every_step(settings) if step.name not in DATA_STEPS)
 		except CherimoyaError:

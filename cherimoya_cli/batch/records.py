@@ -184,11 +184,6 @@ def held_up(job: Job, record: Record) -> Record | None:
 	return replace(record, state=state, settings=digest_of(job), exit_code=None, step=None, reason=reason)
 
 
-def reset(job: Job) -> None:
-	"""Let a failed, stopped or lost job wait for its turn again; the number of its attempts and their time stay."""
-	write_record(job, replace(read_record(job), state=WAITING, ticket=None, exit_code=None, step=None, reason=""))
-
-
 # ---- who runs it ------------------------------------------------------------------------------------
 
 
@@ -228,6 +223,22 @@ def take_hold(job: Job) -> Hold | None:
 			"folder in name whose file system has locks"
 		) from error
 	return Hold(fd)
+
+
+def reset(job: Job) -> None:
+	"""Let a failed, stopped or lost job wait for its turn again; the number of its attempts and their time stay.
+
+	One that another process has, or has ended well meanwhile, is left as it is.
+	"""
+	hold = take_hold(job)
+	if hold is None:
+		return
+	try:
+		record = read_record(job)
+		if record.state in (FAILED, STOPPED, LOST):
+			write_record(job, replace(record, state=WAITING, ticket=None, exit_code=None, step=None, reason=""))
+	finally:
+		hold.release()
 
 
 def process_started(pid: int) -> int | None:

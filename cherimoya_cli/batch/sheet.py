@@ -177,12 +177,16 @@ def read_cell(key: str, cell: str) -> Any:
 	"""The value of a cell: files and places as lists, numbers, true and false as in JSON, anything else as text.
 
 	``a.bw;b.+.bw,b.-.bw`` among signals and controls is ``["a.bw", ["b.+.bw", "b.-.bw"]]``; an empty group is null.
+	Quotes around a cell, as spreadsheets write them, are no part of it.
 
 	Raises
 	------
 	ValueError
 		A cell that starts like JSON is none.
 	"""
+	inner = cell[1:-1].replace('""', '"').strip()
+	if cell[0] == cell[-1] == '"' and "\\" not in inner and re.search('[,;"]', inner):
+		return read_cell(key, inner)  # spreadsheets put quotes around such cells, and double those within
 	if cell[0] in '[{"':
 		try:
 			return json.loads(cell)

@@ -413,6 +413,8 @@ class PipelineTask:
 		"""Stop in order; submitit calls this before it requeues the job. None if the job has ended."""
 		from submitit.helpers import DelayedSubmission
 
+		if self._attempt is None:  # the signal came before the pipeline was started
+			return DelayedSubmission(self, job)
 		record = self._attempt.poll() or self._attempt.stop()
 		if record.state != STOPPED:
 			return None

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 	"""The flags of the command."""
 	parser.add_argument(
 		"--command",
-		choices=CHECKED,
+		choices=(*CHECKED, "batch"),
 		help="the command that the JSON is for (default: found out from its keys)",
 	)
 	parser.add_argument("--accounting", metavar="TSV", help="also write where the loci would go to this file")
@@ -37,13 +37,27 @@ def run(args: argparse.Namespace) -> int:
 		return explain(args)
 	command = args.command or detect(args.parameters)
 	say(f"Checking {args.parameters or 'the settings'} for 'cherimoya {command}'")
-	settings = settings_from_args(command, args, make_folder=False)
-	accounts = check_pipeline(settings) if command == "pipeline" else check_command(command, settings)
-	if args.accounting:
-		write_accounting(args.accounting, accounts)
-		say(f"Wrote {args.accounting}")
+	if command == "batch":
+		check_jobs_of(args)
+	else:
+		settings = settings_from_args(command, args, make_folder=False)
+		accounts = check_pipeline(settings) if command == "pipeline" else check_command(command, settings)
+		if args.accounting:
+			write_accounting(args.accounting, accounts)
+			say(f"Wrote {args.accounting}")
 	say("No problems found.")
 	return 0
+
+
+def check_jobs_of(args: argparse.Namespace) -> None:
+	"""Check a batch."""
+	from cherimoya_cli.batch.checking import check_batch
+
+	if args.parameters is None:
+		raise SettingsError("a batch is checked by its JSON; name it with -p FILE")
+	if args.accounting is not None:
+		raise SettingsError("--accounting is for one pipeline or command; leave it out, or name the JSON of one job")
+	check_batch(args.parameters, args.overrides)
 
 
 def explain(args: argparse.Namespace) -> int:
@@ -57,7 +71,7 @@ def explain(args: argparse.Namespace) -> int:
 
 
 def detect(path: str | None) -> str:
-	"""The command that a JSON is for: a pipeline by its keys or reads, else the command with most keys of its own.
+	"""The command that a JSON is for: a batch by its samples, a pipeline by its keys or reads, else by keys of its own.
 
 	Parameters
 	----------
@@ -67,7 +81,7 @@ def detect(path: str | None) -> str:
 	Returns
 	-------
 	str
-		One of `CHECKED`; fit when no key decides.
+		One of `CHECKED`, or batch; fit when no key decides.
 	"""
 	from cherimoya_cli.loading import read_json
 	from cherimoya_cli.reads import is_reads
@@ -75,10 +89,7 @@ def detect(path: str | None) -> str:
 
 	content = read_json(path) if path else {}
 	if "samples" in content:
-		raise SettingsError(
-			f"{path}: samples make it the JSON of a batch, which 'cherimoya batch run --dry-run -p {path}' looks at; "
-			"check is for a pipeline or a command"
-		)
+		return "batch"
 	if not content or content.keys() & (SECTIONS.keys() | RunKeys.model_fields.keys()):
 		return "pipeline"
 	signals = content.get("signals")

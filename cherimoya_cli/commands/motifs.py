@@ -6,20 +6,62 @@ import math
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cherimoya.errors import InputError, Interrupted, SettingsError, ToolError, join_problems
 from cherimoya_cli import modisco_report
 from cherimoya_cli.inference import check_outputs
-from cherimoya_cli.modisco import MIN_WIDTH, read_patterns, require_modisco
+from cherimoya_cli.modisco import CORE, MIN_WIDTH, MOST_IGNORED, most_seqlets, read_patterns, require_modisco
 from cherimoya_cli.utils import say, settings_from_args, warn
 
 if TYPE_CHECKING:
+	import numpy as np
+
 	from cherimoya_cli.commands.seqlets import StoredArray
 	from cherimoya_cli.modisco import Pattern
 	from cherimoya_cli.process import Finished
 
 _SHOWN = 10  # patterns that are named on the screen
+
+
+@dataclass
+class Seen:
+	"""What the windows hold that were read so far.
+
+	Attributes
+	----------
+	low, high: float
+		The smallest and largest contribution of a base.
+	least, most: float
+		The smallest and largest sum over a stretch of `CORE` bp.
+	n: int
+		Windows.
+	different: set of int
+		Hashes of the windows, as far as it matters how many of them differ.
+	"""
+
+	low: float = math.inf
+	high: float = -math.inf
+	least: float = math.inf
+	most: float = -math.inf
+	n: int = 0
+	different: set[int] = field(default_factory=set)
+
+	def add(self, used: "np.ndarray") -> None:
+		"""Windows (m, 4, W) of the contributions of the bases that are there, 0 for the others."""
+		import numpy as np
+
+		contributions = used.sum(axis=1, dtype=np.float64)  # (m, 4, W) -> (m, W)
+		totals = np.pad(contributions, ((0, 0), (1, 0))).cumsum(axis=1)  # (m, W + 1)
+		sums = totals[:, CORE:] - totals[:, :-CORE]
+		self.low, self.high = min(self.low, contributions.min()), max(self.high, contributions.max())
+		self.least, self.most = min(self.least, sums.min()), max(self.most, sums.max())
+		self.n += len(used)
+		for window in used:
+			if len(self.different) > MOST_IGNORED:
+				break
+			self.different.add(hash(window.tobytes()))
 
 
 class Loaded(NamedTuple):
@@ -31,15 +73,15 @@ class Loaded(NamedTuple):
 		One-hot sequences and hypothetical contributions, shape (n, 4, W).
 	start, end: int
 		The positions that are used.
-	flat: bool
-		Whether the contributions of all bases are the same, so that no motif can be found.
+	nothing: str
+		Why there is no motif in it, in words; empty where there may be some.
 	"""
 
 	ohe: "StoredArray"
 	attr: "StoredArray"
 	start: int
 	end: int
-	flat: bool
+	nothing: str
 
 	@property
 	def size(self) -> str:
@@ -74,8 +116,6 @@ def run(args: argparse.Namespace) -> int:
 
 def load(values: Mapping[str, Any]) -> Loaded:
 	"""Check the files of ``attribute``, a part at a time."""
-	import numpy as np
-
 	from cherimoya_cli.commands.seqlets import StoredArray, attribution_files, check_block
 
 	paths = attribution_files({"idx_filename": None, "bed_filename": None, **values})
@@ -83,13 +123,33 @@ def load(values: Mapping[str, Any]) -> Loaded:
 	attr = StoredArray(paths["attr_filename"], "contributions")
 	check_shapes(ohe, attr)
 	start, end = central(attr, values)
-	low, high, first = np.inf, -np.inf, 0
+	seen = Seen()
 	for hot, scores in zip(ohe.blocks(), attr.blocks(), strict=True):
-		check_block(hot, scores, first, ohe, attr)
-		contributions = (scores[:, :, start:end] * hot[:, :, start:end]).sum(axis=1)  # (m, 4, W) -> (m, W)
-		low, high = min(low, contributions.min()), max(high, contributions.max())
-		first += len(hot)
-	return Loaded(ohe, attr, start, end, flat=bool(low == high))
+		check_block(hot, scores, seen.n, ohe, attr)
+		seen.add(scores[:, :, start:end] * hot[:, :, start:end])
+	return Loaded(ohe, attr, start, end, nothing=check_contributions(seen, attr.path, end - start))
+
+
+def check_contributions(seen: Seen, path: str, width: int) -> str:
+	"""Why windows of `width` bp hold no motif, if that is plain; InputError if TF-MoDISco cannot work on them."""
+	if seen.low == seen.high:
+		return "all contributions are equal, so there is nothing to find"
+	most = most_seqlets(width)
+	if seen.n * most <= MOST_IGNORED:
+		return f"{seen.n:,} windows of {width:,} bp hold {seen.n * most:,} of TF-MoDISco's seqlets at most, too few"
+	if len(seen.different) * most <= MOST_IGNORED:
+		raise InputError(
+			f"{path}: holds {seen.n:,} windows of which only {len(seen.different):,} differ, too few for TF-MoDISco; "
+			"give each locus once"
+		)
+	if seen.least >= 0 or seen.most < 0:
+		does = "lowers" if seen.least >= 0 else "raises"
+		raise InputError(
+			f"{path}: no stretch of {CORE} bp {does} the prediction (its contributions sum up to {seen.least:.3g} at "
+			f"least, {seen.most:.3g} at most), and TF-MoDISco needs both signs to tell what stands out; give "
+			"contributions at more loci, or of wider windows (attr_window), with the small ones as they are"
+		)
+	return ""
 
 
 def check_shapes(ohe: "StoredArray", attr: "StoredArray") -> None:
@@ -133,8 +193,8 @@ def find_patterns(loaded: Loaded, path: str, values: Mapping[str, Any]) -> "list
 	from cherimoya.io._files import replacing
 
 	with replacing(path) as temporary:
-		if loaded.flat:
-			warn(f"note: {loaded.attr.path}: all contributions are equal, so there is nothing to find")
+		if loaded.nothing:
+			warn(f"note: {loaded.attr.path}: {loaded.nothing}")
 			write_nothing(temporary, loaded.end - loaded.start)
 		else:
 			discover(loaded, temporary, values)

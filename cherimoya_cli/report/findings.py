@@ -27,7 +27,7 @@ SHOWN_EFFECTS = 10
 
 
 class Seqlet(NamedTuple):
-	"""A stretch of high contribution, and its nearest known motif with the p-value of the match."""
+	"""A stretch of high contribution, and its nearest known motif with p- and E-value of the match (NaN: unknown)."""
 
 	chrom: str
 	start: int
@@ -36,6 +36,7 @@ class Seqlet(NamedTuple):
 	p_value: float
 	motif: str | None
 	motif_p: float
+	motif_e: float
 
 
 class MotifCount(NamedTuple):
@@ -49,12 +50,16 @@ class MotifCount(NamedTuple):
 
 @dataclass(frozen=True)
 class Seqlets:
-	"""All seqlets as numbers, the strongest of them, and the known motifs that they are like (None: not compared)."""
+	"""All seqlets as numbers, the strongest of them, and the known motifs that they are like (None: not compared).
+
+	They are like a motif if the match has an E-value of at most `match_threshold` (None: unknown).
+	"""
 
 	positive: int
 	negative: int
 	strongest: list[Seqlet]
 	counts: list[MotifCount] | None
+	match_threshold: float | None = None
 
 	@property
 	def n(self) -> int:
@@ -153,7 +158,7 @@ def read_findings(name: str, settings: dict[str, dict[str, Any]], attempt: Calla
 	named = annotated if counts is not None and Path(annotated).is_file() else None
 	seqlets = attempt(_read_seqlets, "", path=named or file_of("seqlets", "output_filename", ".seqlets.bed"))
 	if seqlets is not None:
-		seqlets = Seqlets(*seqlets, counts)
+		seqlets = Seqlets(*seqlets, counts, (settings.get("annotation") or {}).get("match_threshold"))
 	folder = Path(file_of("modisco_report", "output_folder", "_modisco"))
 	patterns = attempt(_read_patterns, "", path=file_of("motifs", "output_filename", "_modisco_results.h5"))
 	if patterns is not None:
@@ -196,7 +201,8 @@ def _read_seqlets(path: Path) -> tuple[int, int, list[Seqlet]]:
 			value = float(row["attribution"])
 			signs[value > 0] += 1
 			place = row["#chrom"], int(row["start"]), int(row["end"])
-			yield Seqlet(*place, value, float(row["p-value"]), row.get("motif"), _float(row.get("motif_p-value")))
+			match = row.get("motif"), _float(row.get("motif_p-value")), _float(row.get("motif_E-value"))
+			yield Seqlet(*place, value, float(row["p-value"]), *match)
 
 	strongest = heapq.nlargest(KEPT, seqlets(), key=lambda seqlet: abs(seqlet.attribution))
 	return signs[True], signs[False], strongest

@@ -84,7 +84,7 @@ def seqlets_html(run: Run, seqlets: Seqlets) -> str:
 		f"raise the prediction, {seqlets.negative:,} lower it."
 	)
 	html = [f"<p>{escape(text)}</p>"]
-	pictures = strongest_pictures(run.attributions, seqlets.strongest)
+	pictures = strongest_pictures(run.attributions, seqlets)
 	if pictures:
 		html.append(grid_html(pictures, "q", css="two wide"))
 	if seqlets.counts:
@@ -100,8 +100,9 @@ def seqlets_html(run: Run, seqlets: Seqlets) -> str:
 			html.append(note_html(f"The {MAX_MOTIFS} most frequent of {len(seqlets.counts):,} motifs."))
 		html.append(
 			note_html(
-				"A seqlet is counted under the motif that it is most like (Tomtom). Motifs of one family are alike, "
-				"and the nearest is not always the factor that is bound."
+				"A seqlet is counted under the motif that it is most like (Tomtom), if the match has an E-value of at "
+				"most match_threshold; rare ones may be chance. Motifs of one family are alike, and the nearest is not "
+				"always the factor that is bound."
 			)
 		)
 	elif seqlets.counts is not None:
@@ -109,7 +110,7 @@ def seqlets_html(run: Run, seqlets: Seqlets) -> str:
 	return "\n".join(html)
 
 
-def strongest_pictures(attributions: Attributions | None, strongest: list[Seqlet]) -> list[Picture]:
+def strongest_pictures(attributions: Attributions | None, seqlets: Seqlets) -> list[Picture]:
 	"""Logos of the strongest seqlets that do not overlap one another and whose contributions are at hand."""
 	if attributions is None:
 		return []
@@ -117,7 +118,7 @@ def strongest_pictures(attributions: Attributions | None, strongest: list[Seqlet
 	contributions = None
 	pictures: list[Picture] = []
 	shown: list[Seqlet] = []
-	for seqlet in strongest:
+	for seqlet in seqlets.strongest:
 		if len(pictures) == N_SEQLETS:
 			break
 		window = _window_of(attributions, seqlet, width)
@@ -126,7 +127,7 @@ def strongest_pictures(attributions: Attributions | None, strongest: list[Seqlet
 		contributions = attributions.contributions() if contributions is None else contributions  # (n, W)
 		first = int(attributions.starts[window])
 		low, high = max(seqlet.start - AROUND - first, 0), min(seqlet.end + AROUND - first, width)
-		like = f"Most like {seqlet.motif} (p {_power(seqlet.motif_p)}). " if seqlet.motif not in (None, ".") else ""
+		like = _like(seqlet, seqlets.match_threshold)
 		pictures.append(
 			figures.seqlet_logo(
 				attributions.one_hot[window][:, low:high],
@@ -140,6 +141,20 @@ def strongest_pictures(attributions: Attributions | None, strongest: list[Seqlet
 		)
 		shown.append(seqlet)
 	return pictures
+
+
+def _like(seqlet: Seqlet, threshold: float | None) -> str:
+	"""A sentence on the known motif nearest to a seqlet; empty where none was looked for."""
+	if seqlet.motif is None:
+		return ""
+	if seqlet.motif == ".":
+		return "Like no known motif. "
+	if seqlet.motif_e != seqlet.motif_e:  # a file from elsewhere
+		return f"Most like {seqlet.motif} (p {_power(seqlet.motif_p)}). "
+	value = f"E {_power(seqlet.motif_e) if seqlet.motif_e < 0.1 else f'{seqlet.motif_e:,.1f}'}"
+	if threshold is not None and seqlet.motif_e > threshold:
+		return f"Like no known motif (the nearest, {seqlet.motif}, has {value}). "
+	return f"Most like {seqlet.motif} ({value}). "
 
 
 def _window_of(attributions: Attributions, seqlet: Seqlet, width: int) -> int | None:

@@ -61,6 +61,21 @@ def test_a_cell_is_what_its_key_takes(key, cell, value):
 	assert sheet.read_cell(key, cell) == value
 
 
+@pytest.mark.parametrize(
+	("key", "cell", "value"),
+	[
+		("signals", '"+.bw,-.bw"', [["+.bw", "-.bw"]]),
+		("signals", '"a.bw; b.bw"', ["a.bw", "b.bw"]),
+		("signals", '"[""a.bw"", [""+.bw"", ""-.bw""]]"', ["a.bw", ["+.bw", "-.bw"]]),
+		("loci", '"a.bed,b.bed"', ["a.bed", "b.bed"]),
+		("sequences", '"odd,name.fa"', "odd,name.fa"),
+		("sequences", '"odd ""name"".fa"', 'odd "name".fa'),
+	],
+)
+def test_quotes_of_a_spreadsheet_are_no_part_of_a_cell(key, cell, value):
+	assert sheet.read_cell(key, cell) == value
+
+
 def table(text, name="samples.tsv"):
 	Path(name).write_text(text)
 	return name
@@ -447,6 +462,24 @@ def test_a_job_that_failed_waits_again(job):
 	assert read_record(job) == Record(records.WAITING, "abc", 2, seconds=7.0)
 
 
+@pytest.mark.parametrize("state", [records.DONE, records.RUNNING, records.QUEUED, records.WAITING])
+def test_what_has_not_failed_is_left_as_it_is(job, state):
+	"""Another process may have seen to a job after its record was read."""
+	record = Record(state, "abc", 2, ticket="5", seconds=7.0)
+	write_record(job, record)
+	records.reset(job)
+	assert read_record(job) == record
+
+
+def test_a_failed_job_that_another_process_has_is_left_to_it(job):
+	record = Record(records.FAILED, "abc", 2)
+	write_record(job, record)
+	hold = take_hold(job)
+	records.reset(job)
+	hold.release()
+	assert read_record(job) == record
+
+
 def test_one_process_at_a_time_holds_a_job(job):
 	def start():
 		return subprocess.Popen(
@@ -589,7 +622,7 @@ if "killed" in name and tries == 1 or "doomed" in name:
 	note("gone")
 	os.kill(os.getpid(), signal.SIGKILL)
 if "long" in name and tries == 1:
-	time.sleep(60)
+	time.sleep(3600)
 time.sleep(0.1)
 with open(f"{prefix}.test.performance.tsv", "w") as file:
 	file.write("profile_pearson\\tcount_pearson\\n0.5\\t0.25\\n")
@@ -651,7 +684,7 @@ def driver():
 
 
 def wait_for(condition, process=None):
-	for _ in range(600):
+	for _ in range(6000):
 		if condition():
 			return
 		assert process is None or process.poll() is None, process.communicate()[0]
@@ -669,9 +702,8 @@ def test_failures_leave_other_jobs_alone(queue, capfd):
 	captured = capfd.readouterr()
 	assert "crash: failed: no such luck" in captured.err
 	assert "killed: killed by SIGKILL; the system does so when memory runs out; it will go on" in captured.err
-	assert (
-		"[6/6]" in captured.out and "a: done in" in captured.out and "profile 0.500, count 0.250 (test)" in captured.out
-	)
+	assert "[6/6]" in captured.out + captured.err
+	assert "a: done in" in captured.out and "profile 0.500, count 0.250 (test)" in captured.out
 	record = read_record(jobs[2])
 	assert (record.attempts, record.exit_code, record.executor, record.device) == (2, 0, "local", "cpu")
 	log = Path(jobs[2].log_path).read_text()
@@ -710,7 +742,7 @@ def test_a_killed_batch_goes_on_and_repeats_nothing(queue):
 	first.kill()
 	first.communicate()
 	second = driver()
-	output, _ = second.communicate(timeout=60)
+	output, _ = second.communicate(timeout=600)
 	assert second.returncode == 0, output
 	assert states(jobs) == dict.fromkeys(("a", "long1", "long2", "b", "c"), "done")
 	assert sorted(journal("done")) == ["a", "b", "c", "long1", "long2"]
@@ -720,7 +752,7 @@ def test_a_killed_batch_goes_on_and_repeats_nothing(queue):
 def test_two_batches_at_once_share_the_jobs(queue):
 	jobs, _ = queue(*(f"job{i}" for i in range(8)))
 	both = [driver(), driver()]
-	outputs = [process.communicate(timeout=60)[0] for process in both]
+	outputs = [process.communicate(timeout=600)[0] for process in both]
 	assert [process.returncode for process in both] == [0, 0], outputs
 	assert sorted(journal("done")) == sorted(journal("start")) == [job.name for job in jobs]
 
@@ -731,7 +763,7 @@ def test_an_interrupted_batch_stops_its_jobs_in_order(queue, number, code):
 	process = driver()
 	wait_for(lambda: Path("journal").exists() and len(journal("start")) == 2, process)
 	process.send_signal(number)
-	output, _ = process.communicate(timeout=60)
+	output, _ = process.communicate(timeout=600)
 	assert process.returncode == code, output
 	assert sorted(journal("stopped")) == ["long1", "long2"]
 	assert states(jobs) == {"long1": "stopped", "long2": "stopped", "a": "waiting"}
@@ -840,6 +872,22 @@ def test_a_slot_tells_its_job_where_to_run(queue, monkeypatch):
 	assert {(name, slot) for name, _, slot, _ in lines} == {("a", "first"), ("b", "second")}
 	assert "--set device=cuda" in Path(jobs[0].log_path).read_text()
 	assert [read_record(job).device for job in jobs] == ["cuda:0", "cuda:1"]
+
+
+def test_settings_that_change_as_a_job_starts_are_seen_to(queue, monkeypatch):
+	"""The pipeline may read its JSON at any time after it is started, so that the digest is taken before."""
+	(job,), executor = queue("a")
+	digest, popen = records.digest_of(job), subprocess.Popen
+
+	def changing(*args, **options):
+		Path(job.json_path).write_text(json.dumps({"name": job.prefix, "other": 1}))
+		return popen(*args, **options)
+
+	monkeypatch.setattr(subprocess, "Popen", changing)
+	attempt = Attempt(job, take_hold(job), executor="local", program=executor.program)
+	record = attempt.wait()
+	assert (record.state, record.settings) == ("done", digest)
+	assert records.is_due(record, records.digest_of(job))
 
 
 def test_an_attempt_is_watched_stopped_and_recorded(queue):

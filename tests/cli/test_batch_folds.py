@@ -109,7 +109,7 @@ def test_a_fold_runs_the_steps_of_a_pipeline_alone_less_those_of_its_data(change
 	"""Each step has the settings that it has in the pipeline of the fold alone, but for the names of shared files."""
 	plan = make_plan(write(**changes))
 	assert names_of(plan) == ["s", "s.f0", "s.f1"]
-	alone = plan._content(plan.jobs[2])
+	alone = plan.content_alone(plan.jobs[2])
 	assert alone["name"] == "out/b/s.f1/s.f1" and alone["fit_parameters"]["folds"] == "f1.json"
 	expected = {step.name: step for step in steps_of(alone)}
 	assert [name for name in expected if name in DATA_STEPS] == made
@@ -138,7 +138,7 @@ def test_a_fold_runs_the_steps_of_a_pipeline_alone_less_those_of_its_data(change
 def test_nothing_is_shared_where_there_is_nothing_to_share(changes):
 	plan = make_plan(write(**changes))
 	assert {planned.job.shared for planned in plan.jobs} == {False} and len(plan.jobs) in (1, 2)
-	assert all(plan.content(planned) == plan._content(planned) for planned in plan.jobs)
+	assert all(plan.content(planned) == plan.content_alone(planned) for planned in plan.jobs)
 
 
 def test_samples_of_other_kinds_in_one_batch():

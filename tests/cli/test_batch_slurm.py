@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def saved(number, frame):
 signal.signal(signal.SIGTERM, saved)
 print("started with", os.environ["OMP_NUM_THREADS"], flush=True)
 name = sys.argv[2].removesuffix(".pipeline.json")
-for _ in range(2000):
+for _ in range(60000):
 	if os.path.exists(f"{name}.end"):
 		code = int(open(f"{name}.end").read())
 		os.kill(os.getpid(), -code) if code < 0 else sys.exit(code)
@@ -84,7 +85,7 @@ def cluster(tmp_path, monkeypatch):
 	for name, text in contents.items():
 		(folder / name).write_text(text)
 	monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-	for key in [key for key in os.environ if key.startswith(("SLURM_", "SUBMITIT_", "OMP_NUM"))]:
+	for key in [key for key in os.environ if key.startswith(("SLURM_", "SUBMITIT_", "OMP_NUM", "CUDA_VISIBLE"))]:
 		monkeypatch.delenv(key)
 	monkeypatch.chdir(tmp_path)
 	return folder
@@ -310,18 +311,26 @@ class Node:
 	def started(self, times=1):
 		"""Wait until the pipeline has started, for the so-manieth time."""
 		log = Path(self.job.log_path)
-		for _ in range(600):
+		for _ in range(6000):
 			if log.exists() and log.read_text().count("started with") == times:
 				return self
 			assert self.process.poll() is None, self.process.communicate()[0]
 			time.sleep(0.05)
 		raise AssertionError("the pipeline did not start")
 
+	def listens(self):
+		"""Wait until submitit hears SIGUSR2."""
+		status = Path(f"/proc/{self.process.pid}/status")
+		while not int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) >> (signal.SIGUSR2 - 1) & 1:
+			assert self.process.poll() is None, self.process.communicate()[0]
+			time.sleep(0.01)
+		return self
+
 	def end(self, number=None):
 		"""Send a signal, if any, and wait: the exit code, and the job's record."""
 		if number is not None:
 			self.process.send_signal(number)
-		output, _ = self.process.communicate(timeout=60)
+		output, _ = self.process.communicate(timeout=600)
 		self.output = output
 		return self.process.returncode, read_record(self.job)
 
@@ -383,6 +392,21 @@ class TestOnANode:
 		tell(job, 0)
 		code, record = Node(cluster, job).end()
 		assert (code, record.state, record.attempts) == (0, DONE, 2)
+
+	def test_a_signal_before_the_pipeline_starts(self, cluster, submitted):
+		"""The job is requeued all the same: here the process that ran it before has not ended yet."""
+		from cherimoya_cli.batch.records import take_hold
+
+		job = submitted()
+		before = read_record(job)
+		hold = take_hold(job)
+		code, record = Node(cluster, job).listens().end(signal.SIGUSR2)
+		hold.release()
+		assert code == 255 and record == before
+		assert calls(cluster, "scontrol requeue") == ["101"]
+		tell(job, 0)
+		code, record = Node(cluster, job).end()
+		assert (code, record.state, record.attempts) == (0, DONE, 1)
 
 	def test_too_many_time_limits(self, cluster, submitted):
 		job = submitted(max_requeues=0, time_limit=0.1)

@@ -67,8 +67,7 @@ def test_clear(filled, capsys, flags, left):
 
 def test_clear_keeps_what_is_in_use(filled, capsys):
 	folder, new, _ = filled
-	arrays, made = cache.open_entry(folder, new, pytest.fail)
-	assert not made
+	arrays = cache.open_entries(folder, [new], pytest.fail)[new]
 	assert main(["cache", "clear", "--yes", "--cache", str(folder)]) == 0
 	assert f"Kept 1 that a process is using: {new[:12]}" in capsys.readouterr().out
 	assert main(["cache", "list", "--cache", str(folder)]) == 0

@@ -90,6 +90,7 @@ def tables(text):
 		({"n_seqlets": 100}, "motifs"),
 		({"n_loci": 100, "motifs": "m.meme"}, "marginalize"),
 		({"variants": "v.vcf"}, "variants"),
+		({"samples": "samples.tsv", "signals": ["a.bam"], "n_filters": 3}, "batch"),
 	],
 	ids=str,
 )
@@ -328,12 +329,6 @@ def test_a_pipeline_accounts_for_every_step(with_model, capsys):
 	found = tables(check(capsys, "--command", "pipeline"))
 	for title in ("Training loci", "Loci to predict", "Loci to attribute", "Loci to marginalize", "Alleles to score"):
 		assert found[title]["given"] > 0
-
-
-def test_a_batch_is_sent_on(place, capsys):
-	place(samples=["a"])
-	assert main(["check", "-p", "x.json"]) == 2
-	assert "cherimoya batch run --dry-run -p x.json" in capsys.readouterr().err
 
 
 def test_the_example_is_good(capsys, monkeypatch, tmp_path):

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -542,6 +543,28 @@ def test_two_at_once_are_refused(
 		assert run("predict", *flags) == 3
 		assert "another process is at work there" in capsys.readouterr().err
 	assert len(run.parts("predict")) == 1
+
+
+def test_a_folder_that_is_removed_as_it_is_locked_is_made_again(
+	tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+	"""A run that ends removes its folder; one that has opened the lock before keeps others out all the same."""
+	parts = Parts(tmp_path / "parts", "predict", {}, torch.device("cpu"))
+	flock, kinds = fcntl.flock, []
+
+	def removing(file: Any, kind: int) -> None:
+		kinds.append(kind)
+		if len(kinds) == 1:
+			shutil.rmtree(parts.folder)
+		flock(file, kind)
+
+	monkeypatch.setattr(fcntl, "flock", removing)
+	with chunks.at_work(parts, Shard(1, 1), merge=False):
+		assert len(kinds) == 2 and os.listdir(parts.folder) == ["lock"]
+		with pytest.raises(chunks.InputError, match="another process is at work there"):
+			with chunks.at_work(parts, Shard(1, 1), merge=False):
+				pass
+	assert not parts.folder.exists()
 
 
 def test_the_same_shard_twice_at_once_is_refused(

@@ -125,7 +125,7 @@ def test_a_run_that_one_process_began_goes_on_in_three(whole, settings, tmp_path
 	out = capfd.readouterr()
 	assert "ranks was 1, is 3: the results will be equal to rounding, not bit by bit" in out.out
 	assert "resuming from epoch 1, batch 1" in out.out
-	assert "on cpu (1 threads) and 2 more" in out.out
+	assert "on cpu (1 thread) and 2 more" in out.out
 	assert out.out.count("Training loci") == 1
 	assert out.err == ""
 	_assert_same(tmp_path, whole)

@@ -1,6 +1,7 @@
 """The frame of the command line: help without heavy imports, exit codes, suggestions, printed declarations."""
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from cherimoya_cli import registry, utils
 from cherimoya_cli.__main__ import Terminated, main
 from cherimoya_cli.registry import COMMANDS
 from cherimoya_cli.settings import SETTINGS, defaults, schema
+from cherimoya_cli.steps import main_of_step
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "numpy", "pydantic", "triton", "pyfaidx", "pyBigWig", "tqdm", "matplotlib")
@@ -22,7 +24,7 @@ HELPS = [["--help"], ["--version"], [], *([name, "--help"] for name in COMMANDS)
 
 
 def python(*args, **options):
-	return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
+	return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=600, **options)
 
 
 # Help.
@@ -50,6 +52,14 @@ def test_help_names_every_key(name, capsys):
 	assert text.startswith(f"usage: cherimoya {name}")
 	for key in SETTINGS[name].model_fields if name in SETTINGS else ():
 		assert key.removesuffix("_parameters") in text
+
+
+@pytest.mark.parametrize("name", ["predict", "attribute", "marginalize", "variants"])
+def test_help_says_what_shards_and_chunks_are_of(name, capsys):
+	assert main([name, "--help"]) == 0
+	text = " ".join(capsys.readouterr().out.split())
+	assert text.count("The part of the loci, tiles, motifs or alleles that this process does") == 2  # flag, and key
+	assert "Loci, tiles, motifs or alleles whose results go to the disk together" in text
 
 
 def test_the_overview_names_every_command(capsys):
@@ -113,6 +123,12 @@ def test_mistakes(argv, fragments, capsys):
 # Outcomes.
 
 
+NO_ROOM = (
+	"cannot be written (No space left); make room on that disk, or raise the quota or limit, and give the same command "
+	"again"
+)
+
+
 @pytest.fixture
 def command(monkeypatch):
 	"""A command ``probe`` whose outcome the test chooses."""
@@ -143,6 +159,8 @@ def command(monkeypatch):
 		(ToolError("tool"), 4, "cherimoya probe: error: tool\n"),
 		(KeyboardInterrupt(), 130, "\ncherimoya probe: interrupted\n"),
 		(Terminated(), 143, "\ncherimoya probe: terminated\n"),
+		(OSError(errno.ENOSPC, "No space left"), 3, f"cherimoya probe: error: a file: {NO_ROOM}\n"),
+		(OSError(errno.EDQUOT, "No space left", "a.tsv"), 3, f"cherimoya probe: error: a.tsv: {NO_ROOM}\n"),
 	],
 	ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value).strip(),
 )
@@ -152,10 +170,22 @@ def test_outcomes(command, capsys, outcome, code, message):
 	assert capsys.readouterr().err == message
 
 
-def test_a_bug_keeps_its_traceback(command):
-	command(ZeroDivisionError("a bug"))
-	with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("bug", [ZeroDivisionError("a bug"), PermissionError(errno.EACCES, "a bug")], ids=repr)
+def test_a_bug_keeps_its_traceback(command, bug):
+	command(bug)
+	with pytest.raises(type(bug), match="a bug"):
 		main(["probe"])
+
+
+def test_a_step_tells_of_a_full_disk(tmp_path, capsys):
+	def work(_):
+		raise OSError(errno.ENOSPC, "No space left")
+
+	(tmp_path / "a.fa").write_text(">chr1\nACGT\n")
+	values = {"name": f"{tmp_path}/x", "sequences": f"{tmp_path}/a.fa", "signals": [f"{tmp_path}/a.fa"]}
+	(tmp_path / "step.json").write_text(json.dumps(values))
+	assert main_of_step("signals", work, ["-p", f"{tmp_path}/step.json"]) == 3
+	assert capsys.readouterr().err == f"cherimoya signals: error: a file: {NO_ROOM}\n"
 
 
 def test_a_reader_that_leaves_is_no_error():
@@ -168,7 +198,7 @@ def test_a_reader_that_leaves_is_no_error():
 	process.stdout.close()
 	assert process.stderr.read() == b""
 	process.stderr.close()
-	assert process.wait(60) == 141
+	assert process.wait(600) == 141
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
@@ -178,7 +208,7 @@ def test_signals_end_with_their_codes(number, code):
 		"import signal, sys, time, types\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
 		"from cherimoya_cli import __main__, registry\n"
 		"module = types.ModuleType('probe_command'); module.READS_SETTINGS = False\n"
-		"def run(args):\n\tprint('ready', flush=True)\n\ttime.sleep(60)\n"
+		"def run(args):\n\tprint('ready', flush=True)\n\ttime.sleep(3600)\n"
 		"module.run = run; sys.modules['probe_command'] = module\n"
 		"registry.COMMANDS['probe'] = registry.Command('probe_command', 'waits')\n"
 		"sys.argv = ['cherimoya', 'probe']\n__main__.run()"
@@ -189,7 +219,7 @@ def test_signals_end_with_their_codes(number, code):
 	try:
 		assert process.stdout.readline() == b"ready\n"
 		process.send_signal(number)
-		_, errors = process.communicate(timeout=60)
+		_, errors = process.communicate(timeout=600)
 	finally:
 		process.kill()
 	assert process.returncode == code

@@ -1,6 +1,7 @@
 """The command motifs, and the step modisco_report: planted motifs are found, and nothing is left half done."""
 
 import gzip
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,15 @@ from cherimoya.io.motifs import Motif
 from cherimoya_cli import elapsed, modisco, modisco_report
 from cherimoya_cli.__main__ import main
 from cherimoya_cli.commands import motifs as command
-from cherimoya_cli.modisco import Pattern, consensus_of, nearest_motifs, read_patterns, require_modisco
+from cherimoya_cli.modisco import (
+	Pattern,
+	consensus_of,
+	most_seqlets,
+	nearest_motifs,
+	read_patterns,
+	require_modisco,
+)
+from cherimoya_cli.modisco_worker import end_merging
 from cherimoya_cli.process import Finished
 from cherimoya_cli.steps import main_of_step
 
@@ -97,8 +107,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-	"""A working folder with a few contributions."""
-	save(tmp_path, *planted_arrays(6, 200))
+	"""A working folder with contributions at as few loci as TF-MoDISco may find something in."""
+	save(tmp_path, *planted_arrays(10, 200))
 	monkeypatch.chdir(tmp_path)
 	return tmp_path
 
@@ -187,6 +197,25 @@ def test_flat_contributions_give_an_empty_result(here: Path, capsys: pytest.Capt
 	assert "found no pattern" in Path("x_modisco/motifs.html").read_text()
 
 
+@pytest.mark.parametrize("width, most", [(30, 1), (45, 1), (46, 2), (200, 11), (400, 24)])
+def test_a_window_holds_so_many_seqlets(width: int, most: int) -> None:
+	assert most_seqlets(width) == most
+
+
+@pytest.mark.parametrize("n, width", [(1, 400), (4, 400), (5, 200), (9, 200), (100, 40)])
+def test_too_few_loci_for_any_pattern_are_told_without_a_run(
+	here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], n: int, width: int
+) -> None:
+	one_hot, scores = (array[:, :, :width].copy() for array in planted_arrays(n, 400))
+	save(here, one_hot, np.abs(scores))
+	monkeypatch.setattr("cherimoya_cli.process.run_program", lambda *args, **options: pytest.fail("it was run"))
+	assert run_here(report=False) == 0
+	out, err = capsys.readouterr()
+	assert re.search(rf"{n} windows of {width} bp hold \d+ of TF-MoDISco's seqlets at most, too few", err)
+	assert "more than 100 seqlets of a sign" in err and "found 0 patterns" in out
+	assert read_patterns("x_modisco_results.h5") == []
+
+
 # ---- what does not fit ------------------------------------------------------------------------------
 
 
@@ -203,6 +232,11 @@ def write_nan(one_hot: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.n
 	return one_hot, scores
 
 
+def more(one_hot: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+	"""Other windows too, in which the bases run the other way."""
+	return np.concatenate([one_hot, one_hot[:, :, ::-1]]), np.concatenate([scores, scores[:, :, ::-1]])
+
+
 def foreign_folder(folder: Path) -> None:
 	(folder / "x_modisco").mkdir()
 	(folder / "x_modisco/thesis.tex").write_text("years of work")
@@ -217,6 +251,14 @@ REFUSED: Mapping[str, tuple[Callable[[Path], Any] | None, dict[str, Any], int, s
 	"other_run": (broken_arrays(lambda a, b: (a[:5], b)), {}, 3, "give the files of one run"),
 	"not_one_hot": (broken_arrays(lambda a, b: (a * 2, b)), {}, 3, "locus 1 is not one-hot"),
 	"not_finite": (broken_arrays(write_nan), {}, 3, "locus 4 are no finite numbers"),
+	"same_loci": (broken_arrays(lambda a, b: tuple(c[[0, 1, 2] * 9] for c in (a, b))), {}, 3, "which only 3 differ"),
+	"none_lowers": (broken_arrays(lambda a, b: more(a, np.abs(b))), {}, 3, "no stretch of 20 bp lowers"),
+	"none_raises": (
+		broken_arrays(lambda a, b: more(a, -np.abs(b))),
+		{},
+		3,
+		"no stretch of 20 bp raises the prediction",
+	),
 	"narrow": (broken_arrays(lambda a, b: (a[:, :, :29], b[:, :, :29])), {}, 3, "with a larger attr_window"),
 	"wide_window": (None, {"modisco_window": 201}, 2, "set it to null or at most 200"),
 	"narrow_window": (None, {"modisco_window": 29}, 2, "modisco_window must be a whole number of at least 30"),
@@ -267,7 +309,7 @@ def test_old_modisco_is_refused(monkeypatch: pytest.MonkeyPatch, version: str, r
 	[
 		(
 			Finished(4, ["IndexError: x"], None),
-			r"failed \(exit code 4\) on 6 windows of 200 bp.*attr_window.*\n  IndexError",
+			r"failed \(exit code 4\) on 10 windows of 200 bp.*attr_window.*\n  IndexError",
 		),
 		(Finished(-9, [], None), "was killed .* smaller n_seqlets"),
 		(Finished(4, ["out of memory"], None), "was killed .* smaller n_seqlets"),
@@ -281,6 +323,69 @@ def test_failure_of_the_tool_is_told_with_its_last_lines(
 	assert run_here(report=False) == 4
 	assert re.search(message, capsys.readouterr().err)
 	assert sorted(path.name for path in here.iterdir()) == FILES
+
+
+# ---- an end to merging ------------------------------------------------------------------------------
+
+
+class Merging:
+	"""In the place of modisco-lite's aggregator: numbers are merged into their sum as long as two are near each other.
+
+	A sum above `most` has no seqlet left: the two stay, and it tries again, as modisco-lite does.
+	"""
+
+	def __init__(self, most: int) -> None:
+		self.most, self.rounds = most, 0
+
+	def _subsamples(self, patterns: list[list[int]], n: int) -> list[list[int]]:
+		self.rounds += 1
+		assert self.rounds < 50, "it goes on for ever"
+		return patterns
+
+	def SimilarPatternsCollapser(self, patterns: list[list[int]], n: int) -> tuple[list[list[int]], str]:
+		while True:
+			patterns = sorted(self._subsamples(patterns, n), key=lambda pattern: -pattern[0])
+			pairs = [(a, b) for a, b in itertools.pairwise(patterns) if a[0] - b[0] < 3]
+			if not pairs:
+				return patterns, "how"
+			for a, b in pairs:
+				if a[0] + b[0] <= self.most:
+					patterns = [c for c in patterns if c is not a and c is not b] + [[a[0] + b[0]]]
+					break
+
+
+@pytest.mark.parametrize(
+	"most, numbers, merged, how",
+	[
+		(100, [5, 20, 6, 12], [23, 20], "how"),
+		(100, [5, 20, 50], [50, 20, 5], "how"),
+		(20, [5, 20, 6, 12], [20, 12, 11], None),
+		(10, [6, 5], [6, 5], None),
+		(10, [6, 5, 5], [10, 6], "how"),
+		(0, [5], [5], "how"),
+		(0, [], [], "how"),
+	],
+	ids=["all", "none_near", "rest_stuck", "stuck", "another_way", "one", "empty"],
+)
+def test_merging_ends_and_is_else_left_alone(most: int, numbers: list, merged: list, how: str | None) -> None:
+	aggregator = Merging(most)
+	end_merging(aggregator)
+	for _ in range(2):  # the second knows nothing of the first
+		aggregator.rounds = 0
+		patterns = [[number] for number in numbers]
+		for _ in range(3):
+			aggregator._subsamples(patterns, 1)  # outside of merging, too
+		found, tree = aggregator.SimilarPatternsCollapser(patterns, 1)
+		assert [pattern[0] for pattern in found] == merged and tree == how
+
+
+def test_the_parts_of_modisco_that_merging_needs_are_there() -> None:
+	from modiscolite import aggregator
+
+	assert callable(aggregator.SimilarPatternsCollapser) and callable(aggregator._subsamples)
+	other = SimpleNamespace(SimilarPatternsCollapser=len)
+	end_merging(other)
+	assert other == SimpleNamespace(SimilarPatternsCollapser=len)
 
 
 # ---- reading results --------------------------------------------------------------------------------
@@ -459,6 +564,24 @@ def test_few_loci_give_an_honest_nothing(tmp_path: Path) -> None:
 	done = run_in(tmp_path, n_jobs=1)
 	assert done.returncode == 0 and "found 0 patterns" in done.stdout and "more than 100 seqlets" in done.stderr
 	assert read_patterns(tmp_path / "x_modisco_results.h5") == []
+
+
+@pytest.mark.slow
+def test_windows_that_patterns_leave_do_not_keep_it_at_work_for_ever(tmp_path: Path) -> None:
+	"""In these windows, which are narrow for a pattern, modisco-lite's own merging finds no end."""
+	rng = np.random.default_rng(0)
+	codes, scores = rng.integers(0, 4, (300, 100)), rng.normal(0, 0.002, (300, 4, 100))
+	word = np.array(["ACGT".index(base) for base in "TGACTCATGG"])
+	for i in range(300):
+		if rng.random() < 0.8:
+			at = slice(start := 20 + rng.integers(0, 10), start + len(word))
+			codes[i, at] = word if rng.random() >= 0.5 else 3 - word[::-1]
+			strength = rng.uniform(0.05, 0.15)
+			scores[i, :, at] += np.where(np.arange(4)[:, None] == codes[i, at], strength, -0.3 * strength)
+	one_hot = np.eye(4, dtype=np.int8)[codes].transpose(0, 2, 1)  # (n, W, 4) -> (n, 4, W)
+	save(tmp_path, one_hot, scores.astype(np.float32))
+	done = run_in(tmp_path, n_jobs=1, report=False)
+	assert done.returncode == 0 and "TF-MoDISco found" in done.stdout, done.stderr
 
 
 @pytest.mark.slow

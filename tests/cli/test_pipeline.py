@@ -133,9 +133,9 @@ SLEEPER = """
 import time, sys, signal, pathlib
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 print('asleep', flush=True)
-pathlib.Path('asleep').touch()
 try:
-	time.sleep(60)
+	pathlib.Path('asleep').touch()
+	time.sleep(3600)
 except KeyboardInterrupt:
 	pathlib.Path('woken').touch()
 	sys.exit(130)
@@ -154,7 +154,7 @@ sys.exit(execute(SimpleNamespace(skip=False, verbose=True), [step], "cherimoya p
 def start_sleeper():
 	driver = [sys.executable, "-c", DRIVER, SLEEPER]
 	running = subprocess.Popen(driver, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-	for _ in range(400):
+	for _ in range(6000):
 		if Path("asleep").exists():
 			return running
 		time.sleep(0.05)
@@ -166,7 +166,7 @@ def start_sleeper():
 def test_interruptions_are_passed_on(go, number, code):
 	running = start_sleeper()
 	running.send_signal(number)
-	out, _ = running.communicate(timeout=30)
+	out, _ = running.communicate(timeout=600)
 	assert running.returncode == code, out
 	assert "interrupted" in out and "To go on:\n  cherimoya pipeline -p x.json" in out
 	assert Path("woken").exists() == (code == 130)
@@ -179,8 +179,8 @@ def test_no_orphan_survives_a_kill(go):
 	children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
 	assert len(children) == 1
 	running.kill()
-	running.communicate(timeout=30)
-	for _ in range(200):
+	running.communicate(timeout=600)
+	for _ in range(6000):
 		state = Path(f"/proc/{children[0]}/stat")
 		if not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z":
 			return
@@ -287,6 +287,11 @@ BAD = {
 	"reads of other names": ({"signals": ["other.bed"]}, 3, ["other.bed", "reads name 1", "rename"]),
 	"truncated bigWig": ({"signals": ["cut.bw"]}, 3, ["cut.bw", "truncated"]),
 	"loci of another genome": ({"loci": ["elsewhere.bed"]}, 3, ["elsewhere.bed", "none of the 1 loci", "chrZ"]),
+	"loci past the ends": (
+		{"loci": ["past.bed"]},
+		3,
+		["past.bed", "all 2 loci begin past", "chr1:10,000,000-"],
+	),
 	"broken loci": ({"loci": ["broken.bed"]}, 3, ["broken.bed", "start >= end"]),
 	"broken exclusions": ({"exclusion_lists": ["broken.bed"]}, 3, ["broken.bed", "start >= end"]),
 	"not a model": ({"model": "broken.bed"}, 3, ["broken.bed"]),
@@ -303,6 +308,7 @@ def bad_files(tiny_genome, tmp_path):
 	bed("nostrand.bed", [row[:3] for row in READS])
 	bed("other.bed", [("1", *row[1:]) for row in READS])
 	bed("elsewhere.bed", [("chrZ", 1, 5)])
+	bed("past.bed", [("chr1", 10**7, 10**7 + 5), ("chr2", 10**8, 10**8 + 5)])
 	bed("broken.bed", [("chr1", 9, 9)])
 	bed("nosummit.bed", [("chr1", 1000, 1100)])
 
@@ -317,6 +323,20 @@ def test_preflight(project, bad_files, capfd, case):
 	assert "Traceback" not in err
 	left = {path.name for path in Path("run").iterdir()} if Path("run").exists() else set()
 	assert left <= {"x.pipeline.lock"}
+
+
+def test_preflight_doubts_intervals_of_another_genome(project, bad_files, tiny_genome, capfd):
+	"""Loci some of which cannot be of this genome, and exclusions that have no effect, are no error."""
+	some = Path("some.bed")
+	some.write_text(Path(tiny_genome.peaks).read_text() + Path("past.bed").read_text())
+	n = len(some.read_text().splitlines())
+	assert main(["check", "-p", project(loci=[str(some)], exclusion_lists=["elsewhere.bed"])]) == 0
+	err = capfd.readouterr().err
+	assert f"some.bed: 2 of {n} intervals begin past the end of their chromosome (first: chr1:10,000,000-" in err
+	assert "elsewhere.bed: none of its chromosomes (chrZ) is in" in err and "so it has no effect" in err
+	assert main(["check", "-p", project()]) == 0
+	err = capfd.readouterr().err
+	assert "begin past" not in err and "no effect" not in err
 
 
 def test_preflight_says_everything_at_once(project, bad_files, capfd):

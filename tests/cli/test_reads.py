@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cherimoya.errors import InputError, MissingFileError, SettingsError
+from cherimoya.io.genome import Genome
 from cherimoya_cli import peaks, reads, signals
 
 SIZES = {"chr1": 400, "chr2": 150}
@@ -455,6 +456,12 @@ PEAK_CASES = {
 	"both mates": ("bedpe10", {"fragments": True, "callpeaks_unit": "fragments"}),
 	"single reads, own arguments": ("bed6", {"callpeaks_arguments": ["--nomodel", "--extsize", "120"]}),
 }
+
+
+def test_the_genome_size_is_counted_in_pieces(tmp_path, make_fasta, monkeypatch):
+	monkeypatch.setattr(peaks, "_PIECE", 7)
+	genome = Genome(make_fasta(tmp_path / "a.fa", {"chr1": "ACGTN" * 9 + "NNacgt", "chr2": "NN", "chr3": "GATTACA"}))
+	assert peaks.known_bases(genome) == 36 + 4 + 7
 
 
 @pytest.mark.parametrize("summits", [False, True], ids=["peaks", "summits"])

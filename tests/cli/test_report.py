@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from cherimoya.errors import InputError, MissingExtraError
-from cherimoya_cli.report import write_report
+from cherimoya_cli.report import sections, write_report
 from cherimoya_cli.report.__main__ import main
+from cherimoya_cli.report.findings import Seqlet
 from cherimoya_cli.report.inputs import NOT_SELECTED, Accounting, Evaluation, Run, read_run
 from cherimoya_cli.report.page import pick_apart, smoothing
 from cherimoya_cli.report.pieces import duration, number, size
@@ -266,11 +267,11 @@ def write_patterns(path: Path) -> None:
 
 def write_findings(prefix: str, *, groups: int = 1, patterns: bool = True) -> None:
 	"""What the steps after attribution leave."""
-	rows = ["#chrom\tstart\tend\tattribution\tp-value\tstrand\tmotif\tmotif_p-value"]
+	rows = ["#chrom\tstart\tend\tattribution\tp-value\tstrand\tmotif\tmotif_p-value\tmotif_E-value"]
 	for i in range(40):  # on the motifs of `write_attributions`
 		start = 1000 + i * 700 + 120 + 3 * i
 		value, motif = (0.9 - i / 100, "MA1 AP-1") if i % 4 else (-0.5, "MA2 <other>")
-		rows.append(f"chr{1 + i % 3}\t{start}\t{start + 9}\t{value:.4f}\t0.0001\t+\t{motif}\t2.5e-06")
+		rows.append(f"chr{1 + i % 3}\t{start}\t{start + 9}\t{value:.4f}\t0.0001\t+\t{motif}\t2.5e-06\t0.0025")
 	Path(f"{prefix}.seqlets_annotated.bed").write_text("\n".join(rows) + "\n")
 	counts = "motif\tseqlets\tpositive\tnegative\nMA1 AP-1\t30\t30\t0\nMA2 <other>\t10\t0\t10\n"
 	Path(f"{prefix}.motif_seqlet_count.tsv").write_text(counts)
@@ -732,7 +733,7 @@ def test_what_was_found_has_sections_of_its_own(found_page):
 			[
 				"40 seqlets",
 				"30 raise the prediction, 10 lower it",
-				"Most like MA1 AP-1 (p 2.5e−06)",
+				"Most like MA1 AP-1 (E 0.003)",
 				"MA2 &lt;other&gt;",
 			],
 		),
@@ -747,6 +748,25 @@ def test_what_was_found_has_sections_of_its_own(found_page):
 def test_what_was_found_is_told(found_page, key, words):
 	html = section_of(found_page[1], key)
 	assert [word for word in words if word not in html] == []
+
+
+@pytest.mark.parametrize(
+	("motif", "e_value", "threshold", "words"),
+	[
+		("MA1 X", 0.00025, 1.0, "Most like MA1 X (E 2.5e−04). "),
+		("MA1 X", 0.72, 1.0, "Most like MA1 X (E 0.7). "),
+		("MA1 X", 1.0, 1.0, "Most like MA1 X (E 1.0). "),
+		("MA1 X", 1012.3, 1.0, "Like no known motif (the nearest, MA1 X, has E 1,012.3). "),
+		("MA1 X", 5.0, None, "Most like MA1 X (E 5.0). "),
+		("MA1 X", math.nan, 1.0, "Most like MA1 X (p 2.0e−04). "),
+		(".", 1019.0, 1.0, "Like no known motif. "),
+		(None, math.nan, 1.0, ""),
+	],
+	ids=["clear", "within", "at_it", "beyond", "no_threshold", "no_e_value", "no_base", "not_compared"],
+)
+def test_what_a_seqlet_is_like(motif, e_value, threshold, words):
+	seqlet = Seqlet("chr1", 10, 20, 1.5, 1e-5, motif, 0.0002, e_value)
+	assert sections._like(seqlet, threshold) == words
 
 
 def test_pages_of_steps_are_linked_and_not_loaded(found_page):

@@ -248,12 +248,15 @@ def test_annotation_by_tomtom(world, folder):
 
 
 def test_match_threshold(folder, quick_tomtom, capsys):
-	"""Matches of higher p-values are not counted."""
-	assert run(motifs="motifs.meme", match_threshold=1e-9) == 0
-	assert len(rows("run/x.seqlets_annotated.bed")) == N + 1
+	"""Matches of higher E-values, which are p-values times the number of motifs, are not counted, but listed."""
+	assert run(motifs="motifs.meme", match_threshold=30e-9) == 0
+	head, *found = rows("run/x.seqlets_annotated.bed")
+	assert len(found) == N and head[7:] == ["motif_p-value", "motif_E-value"]
+	assert [float(row[8]) for row in found] == pytest.approx([30 * float(row[7]) for row in found], rel=1e-5)
+	within = sum(float(row[8]) <= 30e-9 for row in found)
 	_, *counts = rows("run/x.motif_seqlet_count.tsv")
-	assert counts == [["ABF1 the_ABF1", "8", "8", "0"]]
-	assert f"8 of {N} seqlets are like a motif" in capsys.readouterr().out
+	assert counts == [["ABF1 the_ABF1", "8", "8", "0"]] and within == 8 < sum(float(row[7]) < 30e-9 for row in found)
+	assert f"8 of {N} seqlets are like a motif (E-value of at most 3e-08)" in capsys.readouterr().out
 
 
 def test_few_motifs(folder, quick_tomtom, capsys):
@@ -264,7 +267,7 @@ def test_few_motifs(folder, quick_tomtom, capsys):
 	err = capsys.readouterr().err
 	assert "few.meme: has 2 motifs; p-values of matches depend on the database" in err
 	assert "n_nearest is 5, but there are 2 motifs" in err
-	assert len(rows("run/x.seqlets_annotated.bed")[0]) == 5 + 2 * 3
+	assert len(rows("run/x.seqlets_annotated.bed")[0]) == 5 + 2 * 4
 
 
 def test_nothing_found(world, folder, quick_tomtom, capsys):

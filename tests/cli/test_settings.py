@@ -265,6 +265,30 @@ def test_a_section_beats_the_top_level_which_beats_the_default():
 	assert settings.fit_parameters.name == settings.attribute_parameters.name == "out/sample"
 
 
+@pytest.mark.parametrize(
+	("content", "overrides", "notices"),
+	[
+		(
+			{"fit_parameters": {"max_epochs": 5}},
+			["max_epochs=3"],
+			["max_epochs has no effect: fit_parameters.max_"],
+		),
+		({"fit_parameters": {"max_epochs": 5}, "max_epochs": 3}, [], ["max_epochs has no effect: fit_parameters.max_"]),
+		({"fit_parameters": {"max_epochs": 3}}, ["max_epochs=3"], []),
+		({"fit_parameters": {"max_epochs": None}}, ["max_epochs=3"], []),
+		({"fit_parameters": {}}, ["max_epochs=3"], []),
+		({"fit_parameters": {"batch_size": 5}}, ["batch_size=3"], []),  # of the other steps
+		({"predict_parameters": {"chunk_size": 5}}, ["chunk_size=3"], []),
+	],
+	ids=["by --set", "in the file", "the same", "null", "not given", "of all steps", "of other steps"],
+)
+def test_a_value_that_no_step_takes_is_told(content, overrides, notices):
+	settings = load_settings("pipeline", {**PIPELINE, **content}, overrides)
+	assert len(settings.notices) == len(notices)
+	for notice, words in zip(settings.notices, notices, strict=True):
+		assert words in notice
+
+
 def test_steps_after_fit_take_what_describes_the_data_from_fit():
 	settings = load_settings("pipeline", CONFIGS / "pipeline_good.json")
 	assert settings.evaluate_parameters.validation_chroms == ["chrII"]

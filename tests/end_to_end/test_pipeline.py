@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -181,32 +180,42 @@ def weights(folder):
 	return torch.load(folder / "run/x.final.torch", weights_only=True)["state_dict"]
 
 
+SAVED = "cherimoya.training.loop:_Run.save"  # called before the first epoch, and after each
+
+
+def ended(pid):
+	"""Whether a process has ended, though nobody may have asked for its status yet."""
+	try:
+		return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+	except OSError:
+		return True
+
+
 @pytest.mark.slow
-def test_a_kill_during_fit_loses_fit_alone(copied):
+def test_a_kill_during_fit_loses_fit_alone(copied, make_pause):
 	"""After SIGKILL the next run redoes fit and what needs it, and nothing before; the model is that of a whole run."""
 	whole = weights(copied)
 	for name in ("fit", "evaluate", "predict", "attribute", "report"):
 		(copied / f"run/x.{name}.done.json").unlink()
 	for path in copied.glob("run/x*torch"):
 		path.unlink()
-	log = copied / "run/x.log"
-	log.unlink()
+	(copied / "run/x.log").unlink()
 	(copied / "x.json").write_text(
-		json.dumps(SETTINGS | {"fit_parameters": SETTINGS["fit_parameters"] | {"max_epochs": 5000}})
+		json.dumps(SETTINGS | {"fit_parameters": SETTINGS["fit_parameters"] | {"max_epochs": 20}})
 	)
+	pause = make_pause(SAVED, 3)
 	running = subprocess.Popen(
-		command(), cwd=copied, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+		command(), cwd=copied, env=pause.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
 	)
 	try:
-		for _ in range(1200):
-			if log.exists() and len(log.read_text().splitlines()) > 2:
-				break
-			assert running.poll() is None, "the pipeline ended before it could be killed"
-			time.sleep(0.05)
+		pause.wait(running)
 	finally:
-		running.send_signal(signal.SIGKILL)
+		running.kill()
 		running.wait()
-	time.sleep(0.5)  # the step that was running is ended by the kernel, not by us
+	deadline = time.monotonic() + 300
+	while not all(map(ended, pause.paused())):  # the step that was running is ended by the kernel, not by us
+		assert time.monotonic() < deadline
+		time.sleep(0.05)
 	assert not (copied / "run/x.fit.done.json").exists()
 	(copied / "x.json").write_text(json.dumps(SETTINGS))
 	code, output = run(copied)
@@ -220,25 +229,23 @@ def test_a_kill_during_fit_loses_fit_alone(copied):
 
 
 @pytest.mark.slow
-def test_an_interruption_during_fit_is_gone_on_from(copied, tmp_path):
+def test_an_interruption_during_fit_is_gone_on_from(copied, make_pause, tmp_path):
 	"""After SIGTERM the next run goes on within fit; its model and logs are those of a run that was not interrupted."""
-	longer = SETTINGS | {"fit_parameters": SETTINGS["fit_parameters"] | {"max_epochs": 40, "early_stopping": None}}
+	longer = SETTINGS | {"fit_parameters": SETTINGS["fit_parameters"] | {"max_epochs": 10, "early_stopping": None}}
 	(copied / "x.json").write_text(json.dumps(longer))
 	shutil.copytree(copied, tmp_path / "whole")
 	code, output = run(tmp_path / "whole")
 	assert code == 0, output
-	log = copied / "run/x.log"
-	log.unlink()
-	running = subprocess.Popen(command(), cwd=copied, env=environment(), stdout=subprocess.PIPE, text=True)
-	while running.poll() is None and not (log.exists() and len(log.read_text().splitlines()) > 3):
-		time.sleep(0.02)
+	pause = make_pause(SAVED, 4)
+	running = subprocess.Popen(command(), cwd=copied, env=pause.environment, stdout=subprocess.PIPE, text=True)
+	pause.wait(running)
 	running.terminate()
-	output, _ = running.communicate(timeout=60)
+	output, _ = running.communicate(timeout=300)
 	assert running.returncode == 143, output
 	assert not (copied / "run/x.fit.done.json").exists()
 	code, output = run(copied)
 	assert code == 0, output
-	assert "resuming from epoch" in output
+	assert "resuming from epoch 3" in output
 	for name in ("x.torch", "x.final.torch"):
 		assert (copied / f"run/{name}").read_bytes() == (tmp_path / f"whole/run/{name}").read_bytes()
 

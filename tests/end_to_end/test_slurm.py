@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ def slurm(tmp_path_factory):
 	"""The environment in which Slurm's programs find the one that was started for these tests."""
 	folder = tmp_path_factory.mktemp("slurm")
 	started = subprocess.run(
-		[SCRIPTS / "start.sh", folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120
+		[SCRIPTS / "start.sh", folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
 	)
 	try:
 		assert started.returncode == 0, started.stdout
@@ -45,7 +44,7 @@ def slurm(tmp_path_factory):
 			"OMP_NUM_THREADS": "1",
 		}
 	finally:
-		subprocess.run([SCRIPTS / "stop.sh", folder], timeout=120)
+		subprocess.run([SCRIPTS / "stop.sh", folder], timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def run(folder, *arguments, code=0, environment=os.environ):
 	done = subprocess.run(
 		[sys.executable, "-m", "cherimoya_cli", *arguments],
 		cwd=folder,
-		env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+		env={"PYTHONPATH": str(ROOT), **environment, "OMP_NUM_THREADS": "1"},
 		stdout=subprocess.PIPE,
 		stderr=subprocess.STDOUT,
 		text=True,
@@ -87,7 +86,7 @@ def run(folder, *arguments, code=0, environment=os.environ):
 
 def ask(environment, *argv):
 	"""What a program of Slurm says."""
-	return subprocess.run(argv, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=60).stdout
+	return subprocess.run(argv, env=environment, check=True, stdout=subprocess.PIPE, text=True, timeout=600).stdout
 
 
 def record(folder, name):
@@ -107,7 +106,7 @@ def measures(path):
 	return [[cell for name, cell in zip(header, row, strict=True) if "Time" not in name] for row in (header, *rows)]
 
 
-def wait_for(condition, folder, seconds=600):
+def wait_for(condition, folder, seconds=1200):
 	"""Wait until a condition holds, or show the logs and fail."""
 	deadline = time.monotonic() + seconds
 	while not condition():
@@ -121,24 +120,36 @@ def batch_settings(project):
 	"""Six samples: one that trains for long, four that are alike, and one with a broken signal."""
 	settings = json.loads((project / "settings.json").read_text())
 	(project / "broken.bw").write_bytes(b"this is no bigWig")
-	longer = {"max_epochs": 60, "early_stopping": None}  # half a minute: time enough for a signal while it trains
+	longer = {"max_epochs": 6, "early_stopping": None}
 	samples = [{"name": "long", "random_state": 5, "fit_parameters": longer}]
 	samples += [{"name": f"s{i}", "random_state": i} for i in range(4)]
 	samples += [{"name": "broken", "random_state": 4, "signals": ["broken.bw"]}]
-	asked = {"executor": "slurm", "gpus": 1, "cpus": 1, "jobs_at_once": 2, "time_limit": 0.2, "job_memory": 1.0}
+	asked = {"executor": "slurm", "gpus": 1, "cpus": 1, "jobs_at_once": 2, "time_limit": 1.0, "job_memory": 1.0}
 	return settings | {"name": "out/b", "samples": samples, **asked}
 
 
-def test_six_jobs(slurm, project):
+def send_usr2(slurm, project, ticket):
+	"""Send a job the signal of its time limit until it is heard; scancel may go on, as if it had not been sent."""
+	sending = subprocess.Popen(["scancel", "--signal=USR2", ticket], env=slurm)
+	try:
+		wait_for(lambda: record(project, "long")["state"] != "running", project)
+	finally:
+		sending.kill()
+		sending.wait()
+
+
+def test_six_jobs(slurm, project, make_pause):
 	"""An array of six, two at once: one is requeued at its limit, one fails and is retried, others are left alone."""
 	(project / "batch.json").write_text(json.dumps(batch_settings(project)))
-	output = run(project, "batch", "run", "-p", "batch.json", environment=slurm)
+	# "long" is saved before its first epoch and after each, and waits after its second for its signal.
+	pause = make_pause("cherimoya.training.loop:_Run.save", 3, only="long.fit.json")
+	paused = {**slurm, "PYTHONPATH": pause.environment["PYTHONPATH"]}
+	output = run(project, "batch", "run", "-p", "batch.json", environment=paused)
 	assert "Slurm has 6 jobs" in output
-	log = project / "out/b/long/long.log"
-	wait_for(lambda: log.exists() and len(log.read_text().splitlines()) > 2, project)
+	wait_for(pause.paused, project)
 	ticket = record(project, "long")["ticket"]
-	with suppress(subprocess.TimeoutExpired):  # while others of an array wait, scancel takes the signal for not sent
-		subprocess.run(["scancel", "--signal=USR2", ticket], env=slurm, timeout=2)
+	send_usr2(slurm, project, ticket)
+	pause.go()
 	assert "in Slurm's queue already" in run(project, "batch", "run", "-p", "batch.json", environment=slurm)
 
 	at_once = []

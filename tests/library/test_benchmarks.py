@@ -188,6 +188,30 @@ def test_the_docs_show_loading_background_and_accuracy(load, tmp_path: Path) -> 
 	assert "| yeast | valid (7) | profile_pearson | 0.550 ± 0.071 (2 seeds) | 0.450 ± 0.071 (2 seeds) |" in text
 
 
+def test_the_table_of_windows_shows_what_was_measured(load, tmp_path: Path) -> None:
+	generate = load("docs/generate.py")
+	assert generate.windows_memory(tmp_path) == "No results are there yet.\n"
+	found = {"seconds": 17.3, "anonymous": 96e6, "batches_own_anonymous": 184e6, "signals": "uint8"}
+	cold = {**found, "array_bytes": 3.3e9, "float32_bytes": 10.5e9}
+	record = {
+		"loci": 300_000,
+		"tracks": 4,
+		"megabases": 600,
+		"cores": 2,
+		"cold": cold,
+		"again": {**found, "seconds": 1},
+	}
+	(tmp_path / "windows_memory.json").write_text(json.dumps(record))
+	text = generate.windows_memory(tmp_path)
+	assert "| read and put into the cache | 17 s | 96 MB | 184 MB |" in text and "genome of" not in text
+	large = {**cold, "seconds": 108, "cache_bytes": 3.34e9, "estimated_memory": 400e6, "estimated_disk": 10.5e9}
+	large = {**record, "megabases": 3000.0, "input_bytes": 4.5e9, "cold": large}
+	(tmp_path / "windows_memory_3gb.json").write_text(json.dumps(large))
+	text = generate.windows_memory(tmp_path)
+	assert "genome of 3,000 Mb, 300,000 loci and 4 tracks, 4.5 GB of files, it took 108 s and 96 MB to read" in text
+	assert "at most 400 MB of memory and 10.5 GB of disk; taken: 3.3 GB of disk" in text
+
+
 def test_the_table_of_chunks_shows_what_was_measured(load, tmp_path: Path) -> None:
 	generate = load("docs/generate.py")
 	assert generate.chunks_memory(tmp_path) == "No results are there yet.\n"
@@ -250,6 +274,19 @@ def test_the_throughput_of_devices_is_shown(load, tmp_path: Path) -> None:
 	text = generate.batch_throughput(tmp_path)
 	assert "| `cpu` (2 cores) | 1 at once | 100 s | 7,200 | 1.00 |" in text
 	assert "| `cpu` (2 cores) | 2 at once | 80 s | 9,000 | 1.25 |" in text
+
+
+def test_thresholds_on_matches_are_shown(load, tmp_path: Path) -> None:
+	generate = load("docs/generate.py")
+	assert generate.match_threshold(tmp_path) == "No results are there yet.\n"
+	first = [{"motif": f"M{i} X", "seqlets": 113 - i, "shuffled": i} for i in range(3)]
+	row = {"value": "E", "threshold": 1.0, "named": 0.77, "shuffled_named": 0.571, "first": first}
+	known = {"seqlets": 906, "motifs": 42, "thresholds": [{**row, "strong_right": 0.904, "strong_wrong": 0.042}]}
+	record = {"planted": known, "ctcf": {"seqlets": 1_025, "motifs": 1_019, "thresholds": [row]}}
+	(tmp_path / "match_threshold.json").write_text(json.dumps(record))
+	text = generate.match_threshold(tmp_path)
+	assert "1,019 motifs" in text
+	assert text.endswith("| E-value ≤ 1 | 90% | 4% | 57% | 77% | 57% | M0 X 113 (0), M1 X 112 (1) |\n")
 
 
 def test_what_was_planted_and_found_is_shown(load, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cherimoya.errors import InputError
@@ -104,7 +104,7 @@ def bigwigs(draw):
 	return sections or [("chr2", "bedGraph", [(3, 4, 1.0)])]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @given(sections=bigwigs(), zipped=st.booleans(), per_node=st.integers(1, 3), data=st.data())
 def test_windows_are_those_of_pybigwig(tmp_path, sections, zipped, per_node, data):
 	path = write_sections(tmp_path / "a.bw", sections, zipped=zipped, per_node=per_node)

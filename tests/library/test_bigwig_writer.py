@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cherimoya.io import _bigwig_writer
+from cherimoya.errors import InputError
+from cherimoya.io import _bigwig_writer, write_bigwig
 from cherimoya.io._bigwig_writer import REDUCTIONS, BigWigWriter
 from cherimoya.io.tracks import Tracks
 
@@ -164,6 +165,22 @@ def test_many_chromosomes_and_an_order_of_their_own(tmp_path, monkeypatch, per_n
 	chrom, start, values = lots[-1]
 	found = Tracks(path).windows([chrom], [start], len(values))[0, 0]
 	assert np.array_equal(found, np.asarray(values, dtype=np.float32))
+
+
+@pytest.mark.parametrize("room", [1_000, 60_000, 150_000], ids=["chromosomes", "data", "zoom levels"])
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, room):
+	"""The limit on the size of files stands for the disk: what is written beyond it fails in the same way."""
+	resource = pytest.importorskip("resource")
+	path = tmp_path / "a.bw"
+	values = np.random.default_rng(0).normal(size=40_000).astype(np.float32)
+	limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+	with pytest.raises(InputError, match=r"a\.bw: cannot be written \(File too large\); make room"):
+		resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+		try:
+			write_bigwig(path, {"chr1": 40_000, "chr2": 10}, ["chr1"], [0], values[None])
+		finally:
+			resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+	assert not list(tmp_path.iterdir())
 
 
 def test_nothing_to_write(tmp_path):

@@ -770,6 +770,23 @@ def test_entries_in_use_are_not_cleared(world, tmp_path):
 	assert list(tmp_path.iterdir()) == [] == cache.entries(tmp_path / "nowhere")
 
 
+def test_an_entry_that_is_cleared_as_it_is_listed_is_left_out(world, tmp_path, monkeypatch):
+	load(world, cache=tmp_path)
+	load(world, cache=tmp_path, in_window=99)
+	forget()
+	first, second = cache.entries(tmp_path)
+	read = cache._read_manifest
+
+	def clearing(place):
+		manifest = read(place)
+		if place == first.path:
+			shutil.rmtree(place)
+		return manifest
+
+	monkeypatch.setattr(cache, "_read_manifest", clearing)
+	assert [entry.key for entry in cache.entries(tmp_path)] == [second.key]
+
+
 def test_listing_removes_what_dead_builders_left(tmp_path):
 	key = "0" * 32
 	(tmp_path / f".{key}.part").mkdir()

@@ -5,6 +5,7 @@ is what the Python block before it prints.
 """
 
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -134,6 +135,21 @@ def test_markers_have_a_reason_and_stand_above_a_block(path: Path) -> None:
 	assert all(b.language in ("python", "bash") for b in marked if b.marker.startswith("<!-- not"))
 	assert text.count("<!-- not executed") == sum(bool(SKIP.fullmatch(b.marker)) for b in marked)
 	assert text.count(OUTPUT) == sum(b.marker == OUTPUT for b in marked)
+
+
+# What `fit` reads by its keyword arguments, which are the settings of the page on the command line.
+SETTINGS = {"TrainingOptions"}
+
+
+@pytest.mark.parametrize("name", ["cherimoya", "cherimoya.io", "cherimoya.interpret", "cherimoya.training"])
+def test_the_api_page_has_every_public_name(name: str) -> None:
+	"""Those that the package's `__dir__` lists, which are its lazy imports."""
+	page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+	module = importlib.import_module(name)
+	public = {export for export in module.__dir__() if not export.startswith("_")} - SETTINGS
+	public = {export for export in public if getattr(getattr(module, export), "__module__", "").startswith("cherimoya")}
+	assert len(public) > 5
+	assert not {export for export in public if not re.search(rf"^\.\. auto\w+:: \S*\.{export}$", page, re.MULTILINE)}
 
 
 # The runner itself.

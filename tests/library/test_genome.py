@@ -4,6 +4,7 @@ import gzip
 import os
 import pickle
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -307,3 +308,32 @@ def test_an_index_of_many_records_is_that_of_few(tmp_path):
 			== genome.codes(name).tolist()
 			== [*range(5)] * (sizes[name] // 5) + [*range(sizes[name] % 5)]
 		)
+
+
+@pytest.mark.parametrize("kind", ["plain", "bgzipped"])
+def test_a_record_of_many_pieces(tmp_path, make_fasta, monkeypatch, kind):
+	monkeypatch.setattr("cherimoya.io.genome._CHUNK", 7)
+	letters = "".join(np.random.default_rng(0).choice(list("ACGTN"), 203))
+	path = make_fasta(tmp_path / "a.fa", {"chr1": letters, "chr2": "TT"}, width=60)
+	if kind == "bgzipped":
+		path.write_bytes(_bgzip(path.read_bytes()))
+	genome = Genome(path)
+	assert genome.codes("chr1").tolist() == ["ACGTN".index(letter) for letter in letters]
+	assert genome.read("chr1", 55, 123).tolist() == genome.codes("chr1", 55, 123).tolist()
+
+
+def test_what_is_no_base_is_counted_over_all_pieces(tmp_path, make_fasta, monkeypatch):
+	monkeypatch.setattr("cherimoya.io.genome._CHUNK", 7)
+	path = make_fasta(tmp_path / "a.fa", {"chr1": "A" * 40 + "!" + "C" * 30 + "??" + "G" * 9})
+	with pytest.raises(InputError, match=r"'chr1' holds '!' at offset 40, .*\(3 such character"):
+		Genome(path).codes("chr1")
+
+
+def test_a_chromosome_is_in_memory_once(tmp_path, make_fasta, monkeypatch):
+	monkeypatch.setattr("cherimoya.io.genome._CHUNK", 1 << 16)
+	genome = Genome(make_fasta(tmp_path / "a.fa", {"chr1": "ACGT" * 500_000}))
+	tracemalloc.start()
+	genome.codes("chr1")
+	peak = tracemalloc.get_traced_memory()[1]
+	tracemalloc.stop()
+	assert peak < 1.3 * 2_000_000

@@ -84,7 +84,7 @@ def _run(code: str, *, blocked: tuple[str, ...] = ()) -> str:
 	"""The output of code in a fresh interpreter, in which importing a blocked package fails."""
 	guard = f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\n"
 	result = subprocess.run(
-		[sys.executable, "-W", "error", "-c", guard + code], capture_output=True, text=True, cwd=ROOT, timeout=120
+		[sys.executable, "-W", "error", "-c", guard + code], capture_output=True, text=True, cwd=ROOT, timeout=600
 	)
 	assert result.returncode == 0, result.stderr
 	return result.stdout.strip()

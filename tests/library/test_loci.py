@@ -32,6 +32,8 @@ READABLE = {
 	"windows line ends": b"chr1\t1\t5\r\nchr2\t0\t1\r\n",
 	"comments and headers": b'#chrom\nbrowser position chr1\ntrack name="x y"\n\n \nchr1\t1\t5\n# end\nchr2\t0\t1\n',
 	"more columns, names with spaces": b"chr1\t1\t5\ta name\t0\nchr2\t0\t1\tanother one\t3\n",
+	"a byte order mark": b"\xef\xbb\xbfchr1\t1\t5\nchr2\t0\t1\n",
+	"a byte order mark, gzipped": gzip.compress(b"\xef\xbb\xbfchr1 1 5\nchr2 0 1\n"),
 	"gzipped whatever its name": gzip.compress(b"chr1\t1\t5\nchr2\t0\t1\n"),
 }
 

@@ -141,7 +141,9 @@ def test_signal_groups(case):
 BAD_ARGUMENTS = {
 	"groups against outputs": ({"signal_groups": [1, 2], "n_outputs": 2}, "n_outputs is 2.*add up to 3"),
 	"groups against one count a channel": ({"signal_groups": [2], "single_count_output": False}, "single_count_output"),
-	"empty group": ({"signal_groups": [0]}, "at least one channel"),
+	"empty group": ({"signal_groups": [0]}, r"at least one channel each, got \[0\]"),
+	"groups that are no list": ({"signal_groups": 2}, "at least one channel each, got 2"),
+	"groups of words": ({"signal_groups": ["a"]}, r"at least one channel each, got \['a'\]"),
 	"even head": ({"profile_kernel_size": 4}, "profile_kernel_size must be odd, got 4"),
 	"no filters": ({"n_filters": 0}, "n_filters must be a whole number of at least 1, got 0"),
 	"half a layer": ({"n_layers": 1.5}, "n_layers.*1.5"),
@@ -160,6 +162,13 @@ def test_bad_arguments_are_named(case):
 BAD_INPUTS = {
 	"channels last": (0, torch.zeros(2, 40, 4), None, r"\(N, 4, L\), got \(2, 40, 4\)"),
 	"two dimensions": (0, torch.zeros(4, 40), None, r"\(N, 4, L\), got \(4, 40\)"),
+	"an array": (0, torch.zeros(2, 4, 40).numpy(), None, "X must be a tensor, got ndarray.*call predict"),
+	"controls in an array": (
+		1,
+		torch.zeros(2, 4, 40),
+		torch.zeros(2, 1, 40).numpy(),
+		"X_ctl must be a tensor, got ndarray",
+	),
 	"too short": (0, torch.zeros(2, 4, 18), None, r"\(2, 4, 18\).*cuts 9.*more than 18"),
 	"controls missing": (2, torch.zeros(2, 4, 40), None, r"2 control tracks.*\(2, 2, 40\)"),
 	"controls not wanted": (0, torch.zeros(2, 4, 40), torch.zeros(2, 1, 40), r"no control tracks.*\(2, 1, 40\)"),

@@ -366,7 +366,7 @@ def test_the_command_does_not_import_torch(tiny_genome, tmp_path):
 		"sys.exit(code or 'torch' in sys.modules)"
 	)
 	argv = ["negatives", *map(str, _flags(tiny_genome, tmp_path / "a.bed"))]
-	done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, timeout=120)
+	done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, timeout=600)
 	assert done.returncode == 0, done.stderr
 
 

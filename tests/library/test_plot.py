@@ -371,7 +371,7 @@ def test_logs_and_measures_that_are_not_there(tmp_path, log, ax):
 
 
 def _run(code: str) -> None:
-	subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT, timeout=120)
+	subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT, timeout=600)
 
 
 def test_pyplot_is_used_for_a_new_figure_alone():

@@ -339,10 +339,20 @@ def test_weights_in_float64_predict_in_float64() -> None:
 		(torch.zeros(2, 5, LENGTH), None, r"got shape \(2, 5, 121\)"),
 		(torch.zeros(2, LENGTH), None, "dtype torch.float32"),
 		(torch.zeros(LENGTH, dtype=torch.uint8), None, r"got shape \(121,\)"),
+		(["ACGT"], None, "X must be an array or a tensor, got list"),
+		(torch.zeros(2, 4, LENGTH), [0], "X_ctl must be an array or a tensor, got list"),
 		(torch.zeros(2, 4, LENGTH), torch.zeros(3, 1, LENGTH), "n = 2"),
 		(torch.zeros(2, 4, LENGTH), torch.zeros(2, 1, OUT), "whole input window"),
 	],
-	ids=["five channels", "floating codes", "one dimension", "rows of controls", "length of controls"],
+	ids=[
+		"five channels",
+		"floating codes",
+		"one dimension",
+		"texts",
+		"a list",
+		"rows of controls",
+		"length of controls",
+	],
 )
 def test_bad_arrays(X: torch.Tensor, X_ctl: torch.Tensor | None, words: str) -> None:
 	with pytest.raises(InputError, match=words):

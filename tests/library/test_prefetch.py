@@ -69,5 +69,5 @@ def test_items_are_made_while_others_are_in_use():
 
 	running = prefetch(items(), 2)
 	assert next(running) == 0
-	assert made.wait(timeout=60), "the second item is made without being asked for"
+	assert made.wait(timeout=600), "the second item is made without being asked for"
 	assert list(running) == [1]

@@ -336,11 +336,12 @@ def test_counts_of_motifs():
 	"""Nearest motifs within the threshold, by sign; the most frequent first, then in the order of the database."""
 	found = table(*(("chr1", 10 * i, 10 * i + 5, total) for i, total in enumerate([1, -1, 2, 3, -4, 5])))
 	indices = np.array([[2, 0], [2, 1], [1, 0], [0, 1], [0, 1], [-1, -1]])
-	p_values = np.array([[0.01, 1], [0.05, 1], [0.02, 1], [0.03, 1], [0.051, 1], [1, 1]])
+	p_values = np.array([[0.1, 1], [0.25, 1], [0.2, 1], [0.3, 1], [0.34, 1], [1, 1]])  # E-values are 3 times as large
 	matches = Matches(MOTIFS[:3], indices, p_values, np.full((6, 2), "+"))
 	counts = [(str(count.motif), *count[1:]) for count in count_motifs(found, matches)]
 	assert counts == [("M2", 2, 1, 1), ("M0", 1, 1, 0), ("M1", 1, 1, 0)]
-	assert [count.n for count in count_motifs(found, matches, match_threshold=1)] == [2, 2, 1]
+	assert [count.n for count in count_motifs(found, matches, match_threshold=0.75)] == [2, 1]  # equal is within
+	assert [count.n for count in count_motifs(found, matches, match_threshold=3)] == [2, 2, 1]
 	assert count_motifs(found[:0], Matches(MOTIFS, indices[:0], p_values[:0], matches.strands[:0])) == []
 
 
@@ -352,6 +353,16 @@ def test_sequences_of_seqlets():
 	found = seqlet_codes(table(("chr1", 2, 6, 1), ("chr2", 0, 4, 1), ("chr1", 0, 9, -1)), genome)
 	assert [sequence.tolist() for sequence in found] == [[2, 3, 4, 0], [3] * 4, [0, 1, 2, 3, 4, 0, 1, 2, 3]]
 	assert seqlet_codes(table(), genome) == []
+
+
+def test_seqlets_in_any_order_read_each_chromosome_once(tmp_path, make_fasta, monkeypatch):
+	read = []
+	monkeypatch.setattr(
+		"cherimoya.io.genome._read_record", lambda file, chrom, record: read.append(chrom) or np.zeros(20, np.uint8)
+	)
+	genome = Genome(make_fasta(tmp_path / "a.fa", {"chr1": "A" * 20, "chr2": "C" * 20}))
+	seqlet_codes(table(*(("chr1", 0, 4, 1), ("chr2", 5, 9, 1)) * 3), genome)
+	assert read == ["chr1", "chr2"]
 
 
 @pytest.mark.parametrize(
@@ -384,9 +395,9 @@ def test_files(tmp_path):
 	write_seqlets(tmp_path / "y.bed", found, matches)
 	head, first, second = (tmp_path / "y.bed").read_text().splitlines()
 	names = ["strand", "motif", "motif_p-value", "strand_2", "motif_2", "motif_p-value_2"]
-	assert head.split("\t")[5:] == names
-	assert first.split("\t")[5:] == ["+", "M1", "1e-09", "-", "M0", "0.5"]
-	assert second.split("\t")[5:] == [".", ".", "1", ".", ".", "1"]
+	assert head.split("\t")[5:] == [*names, "motif_E-value", "motif_E-value_2"]
+	assert first.split("\t")[5:] == ["+", "M1", "1e-09", "-", "M0", "0.5", "2e-09", "1"]
+	assert second.split("\t")[5:] == [".", ".", "1", ".", ".", "1", "2", "2"]  # no base to compare: it has no name
 	assert places(read_seqlets(tmp_path / "y.bed")) == places(found)
 
 

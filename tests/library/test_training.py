@@ -220,12 +220,15 @@ class TestSelection:
 		],
 	)
 	def test_the_best_epoch_is_that_of_the_chosen_measure(self, tmp_path, select_on, column, best):
-		_, history = _fit(tmp_path, max_epochs=6, early_stopping=None, select_on=select_on, adam_lr=0.05)
+		said, options = [], {"early_stopping": None, "select_on": select_on, "adam_lr": 0.05}
+		_, history = _fit(tmp_path, progress=said.append, max_epochs=6, **options)
 		values = [row[column] for row in history.rows]
 		assert history.best_score == best(values)
 		assert history.best_epoch == values.index(best(values))
 		running = [best(values[: i + 1]) for i in range(len(values))]
 		assert [row["Saved?"] for row in history.rows] == [i == 0 or running[i] != running[i - 1] for i in range(6)]
+		chosen = f"best: epoch {history.best_epoch}, with {select_on} {best(values):.3f}; {tmp_path}/run.torch holds it"
+		assert said[-1] == chosen
 
 	def test_selecting_on_the_loss_of_fixed_weights(self, tmp_path):
 		_, history = _fit(tmp_path, max_epochs=5, early_stopping=None, select_on="loss", loss_weights=(0.0, 1.0))

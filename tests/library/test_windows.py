@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cherimoya.errors import InputError
@@ -96,7 +96,7 @@ def _cases(draw):
 	}
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250)
 @given(case=_cases())
 def test_extraction_agrees_with_plain_slices(world, case):
 	rows, options = case
