@@ -74,7 +74,7 @@ def save_atomically(obj: Any, path: str | os.PathLike) -> None:
 	path = Path(path)
 	temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
 	try:
-		with open(temporary, "xb") as file:
+		with open(temporary, "wb") as file:  # in a container, a process that was killed often had this one's number
 			torch.save(obj, file)
 			file.flush()
 			os.fsync(file.fileno())

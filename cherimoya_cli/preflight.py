@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
@@ -203,76 +204,113 @@ def check_run(
 	needs: Needs
 		The disk and memory that the run takes, estimated.
 	"""
-	errors: list[CherimoyaError] = []
 	known, here = known or Known(), device is None
-	where = getattr(settings, "sequences", None), json.dumps(getattr(settings, "chrom_aliases", None))
+	sequences, aliases = (getattr(settings, key, None) for key in ("sequences", "chrom_aliases"))
+	checks = _Checks(known, (sequences, json.dumps(aliases)))
+	active = [step for step in steps if step.name in running]
+	made = {path for step in steps for path in step.outputs}
+	checks.errors += missing_extras(settings, steps, active)
+	for path in dict.fromkeys(step.settings.get("motifs") for step in active):
+		if path is not None:
+			checks.once(("motifs", path), _check_motifs, path)
+	if here:
+		used = any("device" in step.settings for step in active)
+		device = str(checks.attempt(resolve_device, settings.device)) if used else "cpu"
+		if device.startswith("cuda"):
+			checks.attempt(check_kernels)
+	genome = checks.once("genome", _open_genome, settings) if sequences else None
+	loci: dict[tuple[str, ...], int] = {}
+	n_tiles = 0
+	if genome is not None:
+		_check_reads(active, genome, checks)
+		_check_tracks(active, made, genome, checks)
+		loci = _check_loci(settings, active, made, genome, checks)
+		for values in (step.settings for step in active if step.settings.get("regions") is not None):
+			n_tiles = checks.attempt(count_tiles, values, genome) or 0
+	for step in active:
+		if step.name == "fit":
+			checks.attempt(check_beginning, SimpleNamespace(**step.settings))
+			if here:
+				checks.attempt(resolve_devices, SimpleNamespace(**step.settings))
+		if step.name == "variants" and genome is not None and isinstance(settings, PipelineSettings):
+			_check_variants(settings, checks)
+	if settings.model is not None:
+		_check_model(settings, active, checks)
+	needs = estimate_needs(active, str(device), loci, n_tiles=n_tiles)
+	if here:
+		checks.attempt(_check_machine, settings, needs)
+	raise_together(checks.errors)
+	return needs
 
-	def attempt(check: Callable[..., Any], *args: Any) -> Any:
+
+class _Checks:
+	"""The checks of one run: what they have found wrong, and what is known from those of other runs.
+
+	Parameters
+	----------
+	known: Known
+		What other runs have found.
+	where: tuple of str
+		The genome that files are compared with.
+	"""
+
+	def __init__(self, known: Known, where: tuple[str | None, str]) -> None:
+		self.known, self.where = known, where
+		self.errors: list[CherimoyaError] = []
+
+	def attempt(self, check: Callable[..., Any], *args: Any) -> Any:
+		"""What ``check(*args)`` gives; None if it finds something wrong, which is kept."""
 		try:
 			return check(*args)
 		except CherimoyaError as error:
-			errors.append(error)
+			self.errors.append(error)
 			return None
 
-	def once(key: Hashable, check: Callable[..., Any], *args: Any) -> Any:
-		return known.once((where, key), check, *args)
+	def once(self, key: Hashable, check: Callable[..., Any], *args: Any) -> Any:
+		"""As `attempt`, unless it is known of this key and genome."""
+		return self.attempt(self.known.once, (self.where, key), check, *args)
 
-	active = [step for step in steps if step.name in running]
-	made = {path for step in steps for path in step.outputs}
-	errors += missing_extras(settings, steps, active)
-	for path in dict.fromkeys(step.settings.get("motifs") for step in active):
-		if path is not None:
-			attempt(once, ("motifs", path), _check_motifs, path)
-	if here:
-		used = any("device" in step.settings for step in active)
-		device = str(attempt(resolve_device, settings.device)) if used else "cpu"
-		if device.startswith("cuda"):
-			attempt(check_kernels)
-	genome = attempt(once, "genome", _open_genome, settings) if where[0] else None
+
+def _check_loci(
+	settings: PipelineSettings, active: Sequence[Step], made: set[str], genome: "Genome", checks: _Checks
+) -> dict[tuple[str, ...], int]:
+	"""Read the files of loci that no step makes, and compare them with the splits; how many loci there are in each."""
 	loci: dict[tuple[tuple[str, ...], bool], Loci | None] = {}
-	if genome is not None:
-		attempt(_check_reads, active, genome, once)
-		attempt(_check_tracks, active, made, genome, once)
-		for step in active:
-			for key in ("loci", "negatives", "exclusion_lists", *SPLIT_LOCI.values()):
-				paths = tuple(path for path in step.settings.get(key) or () if path not in made)
-				summits = key not in ("negatives", "exclusion_lists") and step.settings.get("summits", False)
-				if paths and (paths, summits) not in loci:
-					found = (key == "exclusion_lists", paths, summits)
-					table = loci[paths, summits] = attempt(once, found, _read_loci, key, list(paths), summits, genome)
-					for notice in () if table is None else _doubts(table, genome):
-						known.note(settings.source, notice)
-		fit = next((step for step in active if step.name in ("fit", "evaluate")), None)
-		before = len(errors)
-		if fit is not None and isinstance(settings, PipelineSettings):
-			for notice in attempt(check_split, settings, genome.chrom_sizes) or ():
-				known.note(settings.source, notice)
-		if fit is not None and fit.settings["training_loci"] is not None:
-			if len(errors) == before:
-				attempt(check_splits_apart, SimpleNamespace(**fit.settings), genome)
-		elif fit is not None and len(errors) == before and not made & set(fit.settings["loci"]):
-			table = loci.get((tuple(fit.settings["loci"]), fit.settings["summits"]))
-			if table is not None:
-				split = {key: fit.settings[key] for key in ("loci", "summits", "in_window", *SPLITS.values())}
-				found = ("splits", fit.name, json.dumps(split))
-				attempt(once, found, _check_splits, settings, fit, table, genome)
 	for step in active:
-		if step.name == "fit":
-			attempt(check_beginning, SimpleNamespace(**step.settings))
-			if here:
-				attempt(resolve_devices, SimpleNamespace(**step.settings))
-		if step.name == "variants" and genome is not None and isinstance(settings, PipelineSettings):
-			attempt(_check_variants, settings, once)
-	if settings.model is not None:
-		attempt(_check_model, settings, active, once)
-	n_loci = {key[0]: len(table) for key, table in loci.items() if table is not None}
-	regions = next((step.settings for step in active if step.settings.get("regions") is not None), None)
-	n_tiles = (attempt(count_tiles, regions, genome) or 0) if regions is not None and genome is not None else 0
-	needs = estimate_needs(active, str(device), n_loci, n_tiles=n_tiles)
-	if here:
-		attempt(_check_machine, settings, needs)
-	raise_together(errors)
-	return needs
+		for key in ("loci", "negatives", "exclusion_lists", *SPLIT_LOCI.values()):
+			paths = tuple(path for path in step.settings.get(key) or () if path not in made)
+			summits = key not in ("negatives", "exclusion_lists") and step.settings.get("summits", False)
+			if paths and (paths, summits) not in loci:
+				found = (key == "exclusion_lists", paths, summits)
+				table, doubts = checks.once(found, _look_at_loci, key, list(paths), summits, genome) or (None, [])
+				loci[paths, summits] = table
+				for notice in doubts:
+					checks.known.note(settings.source, notice)
+	fit = next((step for step in active if step.name in ("fit", "evaluate")), None)
+	before = len(checks.errors)
+	if fit is not None and isinstance(settings, PipelineSettings):
+		for notice in checks.attempt(check_split, settings, genome.chrom_sizes) or ():
+			checks.known.note(settings.source, notice)
+	if fit is not None and len(checks.errors) == before:
+		_check_loci_of_splits(settings, fit, loci, genome, checks)
+	return {paths: len(table) for (paths, _), table in loci.items() if table is not None}
+
+
+def _check_loci_of_splits(
+	settings: PipelineSettings,
+	fit: Step,
+	loci: "Mapping[tuple[tuple[str, ...], bool], Loci | None]",
+	genome: "Genome",
+	checks: _Checks,
+) -> None:
+	"""Look whether splits are apart and none is empty, as far as their loci are there."""
+	if fit.settings["training_loci"] is not None:
+		checks.attempt(check_splits_apart, SimpleNamespace(**fit.settings), genome)
+		return
+	table = loci.get((tuple(fit.settings["loci"]), fit.settings["summits"]))
+	if table is not None:
+		split = {key: fit.settings[key] for key in ("loci", "summits", "in_window", *SPLITS.values())}
+		checks.once(("splits", fit.name, json.dumps(split)), _check_splits, settings, fit, table, genome)
 
 
 def missing_extras(settings: Any, steps: Sequence[Step], active: Sequence[Step]) -> list[CherimoyaError]:
@@ -306,12 +344,12 @@ def _check_motifs(path: str) -> None:
 	read_motifs(path)
 
 
-def _check_variants(settings: PipelineSettings, once: Callable[..., Any]) -> None:
+def _check_variants(settings: PipelineSettings, checks: _Checks) -> None:
 	"""Read the first variants, and the models that are to score them where they are given."""
 	part = settings.variants_parameters
 	models = part.models or ([settings.model] if settings.model is not None else None)
 	windows = part.in_window, part.out_window
-	once(("variants", part.variants, tuple(models or ()), windows), _try_variants, part, models is not None)
+	checks.once(("variants", part.variants, tuple(models or ()), windows), _try_variants, part, models is not None)
 
 
 def _try_variants(part: Any, with_models: bool) -> None:
@@ -382,24 +420,21 @@ def _open_genome(settings: PipelineSettings) -> "Genome":
 	return Genome(settings.sequences, chrom_aliases=settings.chrom_aliases)
 
 
-def _check_reads(active: Sequence[Step], genome: "Genome", once: Callable[..., Any]) -> None:
+def _check_reads(active: Sequence[Step], genome: "Genome", checks: _Checks) -> None:
 	"""Read the first rows of each file of reads as the steps will."""
 	from cherimoya_cli.peaks import planned_call
 
-	errors: list[CherimoyaError] = []
+	before = len(checks.errors)
 	tried: set[str] = set()
 	for step in (step for step in active if step.name in ("peaks", "signals")):
 		found = conversions(step.settings)
 		for files, values in (part for parts in found.values() for part in parts):
 			for path in (path for path in files if path not in tried):
 				tried.add(path)
-				try:
-					once(("reads", path, values["fragments"]), _check_read_file, path, values, genome)
-				except CherimoyaError as error:
-					errors.append(error)
-		for i, (files, values) in enumerate(found["signals"] if step.name == "peaks" and not errors else ()):
-			planned_call(values, [*files, *controls_of(i, step.settings)])
-	raise_together(errors)
+				checks.once(("reads", path, values["fragments"]), _check_read_file, path, values, genome)
+		good = len(checks.errors) == before
+		for i, (files, values) in enumerate(found["signals"] if step.name == "peaks" and good else ()):
+			checks.attempt(planned_call, values, [*files, *controls_of(i, step.settings)])
 
 
 def _check_read_file(path: str, values: Mapping[str, Any], genome: "Genome") -> None:
@@ -425,20 +460,15 @@ def _check_read_file(path: str, values: Mapping[str, Any], genome: "Genome") -> 
 		raise InputError(f"{path}: {describe_naming(account.unknown, genome.chrom_sizes)}")
 
 
-def _check_tracks(active: Sequence[Step], made: set[str], genome: "Genome", once: Callable[..., Any]) -> None:
+def _check_tracks(active: Sequence[Step], made: set[str], genome: "Genome", checks: _Checks) -> None:
 	"""Open the bigWigs that no step makes, and compare their chromosomes with the FASTA's."""
-	errors: list[CherimoyaError] = []
 	seen = set()
 	for step in (step for step in active if step.name not in ("peaks", "signals")):
 		for key in ("signals", "controls"):
 			paths = tuple(path for group in read_groups(step.settings.get(key)) for path in group if path not in made)
 			for path in (path for path in paths if path not in seen):
 				seen.add(path)
-				try:
-					once(("track", path), _check_track, path, genome)
-				except CherimoyaError as error:
-					errors.append(error)
-	raise_together(errors)
+				checks.once(("track", path), _check_track, path, genome)
 
 
 def _check_track(path: str, genome: "Genome") -> None:
@@ -483,6 +513,12 @@ def _read_loci(key: str, paths: list[str], summits: bool, genome: "Genome") -> "
 			"they are of another assembly than the FASTA"
 		)
 	return loci
+
+
+def _look_at_loci(key: str, paths: list[str], summits: bool, genome: "Genome") -> "tuple[Loci, list[str]]":
+	"""Loci, and what makes one doubt that they are of this genome."""
+	loci = _read_loci(key, paths, summits, genome)
+	return loci, list(_doubts(loci, genome))
 
 
 def _past_ends(loci: "Loci", genome: "Genome") -> tuple[int, str]:
@@ -545,15 +581,16 @@ def _check_splits(settings: PipelineSettings, step: Step, loci: "Loci", genome: 
 		)
 
 
-def _check_model(settings: PipelineSettings, active: Sequence[Step], once: Callable[..., Any]) -> None:
+def _check_model(settings: PipelineSettings, active: Sequence[Step], checks: _Checks) -> None:
 	"""Load a model that was given, and compare it with the settings of the steps that use it."""
 	from cherimoya import Cherimoya
 	from cherimoya_cli.measuring import check_model_fits
 
 	if is_remote(str(settings.model)):
 		return
-	model = once(("model", settings.model), Cherimoya.load, settings.model)
-	problems: list[CherimoyaError] = []
+	model = checks.once(("model", settings.model), Cherimoya.load, settings.model)
+	if model is None:
+		return
 	for step in active:
 		values = dict(step.settings)
 		if step.name in ("marginalize", "variants") and values["model"] == settings.model:
@@ -562,11 +599,7 @@ def _check_model(settings: PipelineSettings, active: Sequence[Step], once: Calla
 			values["controls"] = ["?"] * model.n_control_tracks or None
 		elif step.name != "evaluate":  # whose windows and tracks predict and attribute share
 			continue
-		try:
-			check_model_fits(model, SimpleNamespace(**values), source=settings.model)
-		except CherimoyaError as error:
-			problems.append(error)
-	raise_together(problems)
+		checks.attempt(partial(check_model_fits, source=settings.model), model, SimpleNamespace(**values))
 
 
 def _some(names: Iterable[str], most: int = 4) -> str:

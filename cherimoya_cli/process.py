@@ -138,6 +138,17 @@ def _copy_output(stream: BinaryIO, *, log: str | Path | None, echo: bool, append
 	return list(tail)
 
 
+def how_it_ended(code: int) -> str:
+	"""The exit code of a program that failed, or the signal that ended it, for a message."""
+	if code >= 0:
+		return f"exit code {code}"
+	try:
+		name = signal.Signals(-code).name
+	except ValueError:
+		name = f"signal {-code}"
+	return f"killed by {name}" + " (as the system does when memory runs out)" * (-code == signal.SIGKILL)
+
+
 def exit_code_of(finished: Finished) -> int:
 	"""The exit code to pass on: 130 or 143 if interrupted, the user's 2 or 3 as they are, else 4."""
 	if finished.interrupted is not None and finished.code != 0:

@@ -562,10 +562,10 @@ def pipelines(results: Path = RESULTS) -> str:
 		first = [("seqlets", "motif"), ("patterns", "motif_1"), ("marginalization", "name")]
 		motifs = [run[key][0][column] if run[key] else "none" for key, column in first]
 		text += (
-			f"\n**{PIPELINES[name]}** ({threads} thread{'s' if threads > 1 else ''}): most seqlets are like "
-			f"{motifs[0]}, the largest pattern of TF-MoDISco is most like {motifs[1]}, and {motifs[2]} has the largest "
-			f"effect in background. Test loci: count Pearson {run['test']['count_pearson']:.2f}, area under the ROC "
-			f"curve {run['test']['auroc']:.2f}.\n"
+			f"\n**{PIPELINES[name]}** ({threads} thread{'s' if threads > 1 else ''}): the most frequent motif of "
+			f"seqlets is {motifs[0]}, the largest pattern of TF-MoDISco is most like {motifs[1]}, and {motifs[2]} has "
+			f"the largest effect in background. Test loci: count Pearson {run['test']['count_pearson']:.2f}, area "
+			f"under the ROC curve {run['test']['auroc']:.2f}.\n"
 		)
 	return text
 

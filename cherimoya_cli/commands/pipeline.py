@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 	from collections.abc import Iterator
 
 	from cherimoya_cli.plan import Status, Step
+	from cherimoya_cli.preflight import Needs
 	from cherimoya_cli.settings import PipelineSettings
 
 
@@ -47,11 +48,16 @@ def run(args: argparse.Namespace) -> int:
 			say("Everything is up to date.")
 			return 0
 		needs = check_run(settings, steps, running)
-		say(
-			f"Inputs checked. Device: {needs.device}. Needs, estimated: {_size(needs.memory)} of memory, "
-			f"{_size(needs.disk)} of disk."
-		)
+		say(inputs_checked(needs))
 		return execute(settings, steps, again)
+
+
+def inputs_checked(needs: "Needs") -> str:
+	"""What the checks have found; of the needs of steps that take little there is no estimate."""
+	said = f"Inputs checked. Device: {needs.device}."
+	if not needs.memory and not needs.disk:
+		return said
+	return f"{said} Needs, estimated: {_size(needs.memory)} of memory, {_size(needs.disk)} of disk."
 
 
 def dry_run(steps: "Sequence[Step]") -> None:
@@ -154,7 +160,7 @@ def execute(settings: "PipelineSettings", steps: "Sequence[Step]", again: str) -
 def run_one(step: "Step", *, verbose: bool) -> Failure | None:
 	"""Run one step as a process of its own; write its completion record, or say how it failed."""
 	from cherimoya_cli.plan import completion_record, identify_inputs
-	from cherimoya_cli.process import exit_code_of, run_program, shell_line
+	from cherimoya_cli.process import exit_code_of, how_it_ended, run_program, shell_line
 
 	step.record_path.unlink(missing_ok=True)  # from here until it has finished, the step is not done
 	write_settings(step)
@@ -171,7 +177,7 @@ def run_one(step: "Step", *, verbose: bool) -> Failure | None:
 		return Failure(128 + finished.interrupted, "") if finished.interrupted else None
 	if code in (130, 143):
 		return Failure(code, "")
-	what = f"exit code {finished.code}" if code else f"it ended well, but left no {', '.join(absent)}"
+	what = how_it_ended(finished.code) if code else f"it ended well, but left no {', '.join(absent)}"
 	quoted = "\n".join(f"    {line}" for line in finished.tail)
 	message = (
 		f"  {step.name} ({_tool(step)}) failed: {what}; its last lines were:\n{quoted}\n"
@@ -196,5 +202,5 @@ def _duration(seconds: float) -> str:
 
 
 def _size(n: int) -> str:
-	"""Bytes in GB or MB."""
-	return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
+	"""Bytes in GB or MB, of which 1 is the least."""
+	return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{max(1, round(n / 1e6))} MB"

@@ -539,7 +539,7 @@ PREFLIGHT = """cherimoya pipeline: error: 2 problems:
   2. b.bw: is damaged
 """
 TRACEBACK = """[1/5] fit: failed after 3 s
-  fit (cherimoya fit) failed: exit code -9; its last lines were:
+  fit (cherimoya fit) failed: killed by SIGSEGV; its last lines were:
     epoch 3
   All it printed is in x.fit.log.txt. To run this step alone:
     python -m cherimoya_cli fit -p x.fit.json
@@ -553,7 +553,7 @@ cherimoya pipeline: error: failed: fit. What was finished is kept; once mended, 
 	[
 		(STEP_FAILED, "fit", "p.bed: 3 intervals have start >= end; fix them"),
 		(PREFLIGHT, None, "2 problems: 1. a.bw: none of its chromosomes is in g.fa; use files of one assembly"),
-		(TRACEBACK, "fit", "exit code -9: epoch 3"),
+		(TRACEBACK, "fit", "killed by SIGSEGV: epoch 3"),
 		("Traceback\n  File x\nKeyError: 3\n\n", None, "KeyError: 3"),
 		("", None, "it ended without a word"),
 		("x" * 1000, None, "x" * 299 + "…"),

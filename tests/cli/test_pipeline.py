@@ -15,6 +15,7 @@ from cherimoya.errors import ToolError
 from cherimoya_cli import plan, process
 from cherimoya_cli.__main__ import main
 from cherimoya_cli.commands import pipeline
+from cherimoya_cli.preflight import Needs
 from cherimoya_cli.registry import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,7 +94,11 @@ def test_same_output_stops_the_chain(go, capfd):
 		("sys.exit('no such thing')", 4, ["no such thing"]),
 		("sys.exit(2)", 2, ["exit code 2"]),
 		("sys.exit(3)", 3, ["exit code 3"]),
-		("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", 4, ["exit code -9"]),
+		(
+			"import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+			4,
+			["killed by SIGKILL (as the system does when"],
+		),
 		("sys.exit(0)", 4, ["ended well, but left no b.out"]),
 	],
 	ids=["1", "text", "settings", "input", "killed", "no output"],
@@ -118,6 +123,26 @@ def test_a_failed_step(go, capfd, code, exit_code, words):
 	fixed = step("b", "", ["a.out"])
 	assert go(*(fixed if s.name == "b" else s for s in steps)) == 0
 	assert "[1/5] a: skipped" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+	("code", "words"),
+	[(1, "exit code 1"), (-signal.SIGSEGV, "killed by SIGSEGV"), (-99, "killed by signal 99")],
+)
+def test_how_a_program_ended(code, words):
+	assert process.how_it_ended(code) == words
+
+
+@pytest.mark.parametrize(
+	("disk", "memory", "words"),
+	[
+		(0, 0, ""),
+		(10, 0, " Needs, estimated: 1 MB of memory, 1 MB of disk."),
+		(2_400_000, 1_500_000_000, " Needs, estimated: 1.5 GB of memory, 2 MB of disk."),
+	],
+)
+def test_needs_that_are_not_known_are_not_told(disk, memory, words):
+	assert pipeline.inputs_checked(Needs(disk, memory, "cpu")) == f"Inputs checked. Device: cpu.{words}"
 
 
 def test_a_step_is_not_done_while_it_runs(go):

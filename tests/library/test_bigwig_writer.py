@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cherimoya.errors import InputError
@@ -38,7 +38,7 @@ def tracks(draw):
 	return sizes, lots
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(
 	made=tracks(),
 	per_block=st.sampled_from([3, 50, 8_192]),
@@ -99,7 +99,7 @@ def points(draw):
 	return sizes, lots
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20)
 @given(made=points(), per_block=st.sampled_from([1, 6, 8_192]))
 def test_points_come_back_and_neither_gaps_nor_stretches_between_matter(tmp_path, made, per_block):
 	sizes, lots = made

@@ -133,6 +133,15 @@ def test_run_time_options():
 		Cherimoya.load("nowhere.torch", n_filters=3)
 
 
+def test_what_a_killed_process_of_the_same_number_left_is_replaced(tmp_path):
+	"""In a container each run may have the same number."""
+	leftover = tmp_path / f".m.torch.{os.getpid()}.tmp"
+	leftover.write_bytes(b"half")
+	Cherimoya(**ARGUMENTS).save(tmp_path / "m.torch")
+	assert os.listdir(tmp_path) == ["m.torch"]
+	assert Cherimoya.load(tmp_path / "m.torch").config["n_filters"] == 4
+
+
 @pytest.mark.parametrize(("device", "words"), [("cuda:99", "no such GPU"), ("gpu", "device must be")])
 def test_devices_that_are_not_there(device, words, tmp_path):
 	Cherimoya(**ARGUMENTS).save(tmp_path / "m.torch")
