@@ -176,11 +176,12 @@ def test_the_preparation_asks_for_no_device_and_each_part_reruns_its_own_steps()
 	[
 		({"samples": [{"name": "s", "signals": ["y.bam"]}]}, ["s", "s.f0", "s.f1"]),
 		({"preprocessing_parameters": {"unstranded": True}}, ["s", "s.f0", "s.f1"]),
+		({"fit_parameters": {"n_filters": 8}}, ["s", "s.f0", "s.f1"]),
 		({"attribute_parameters": {"max_loci": 10}}, ["s.f0", "s.f1"]),
 		({"fold_files": ["f0.json", "f1.json", "f2.json"]}, ["s.f2"]),
 		({}, []),
 	],
-	ids=["other reads", "converted otherwise", "a later step", "one more fold", "nothing"],
+	ids=["other reads", "converted otherwise", "training", "a later step", "one more fold", "nothing"],
 )
 def test_jobs_are_due_again_whose_settings_or_data_change(changes, due):
 	plan = make_plan(write())
