@@ -391,6 +391,18 @@ def _notices_beaten(raw: Raw, pipeline: Settings, sections: Iterable[Settings]) 
 	return notices
 
 
+def _notices_twice(settings: Settings) -> list[str]:
+	"""Notices on groups of tracks, such as the strands of a pair, that name a file twice."""
+	notices = []
+	for key in ("signals", "controls"):
+		groups = [group for group in getattr(settings, key, None) or () if isinstance(group, list)]
+		twice = [path for group in groups for path in dict.fromkeys(group) if group.count(path) > 1]
+		notices += [
+			f"{key} names {path} twice in one group; the + and - strands are files of their own" for path in twice
+		]
+	return notices
+
+
 def _cross_check(settings: Settings, problems: Problems) -> None:
 	"""Record values that contradict each other."""
 
@@ -572,7 +584,7 @@ def load(
 		for text in find_file_problems(parts):
 			problems.add_file(text)
 	problems.raise_if_any()
-	settings._notices = notices
+	settings._notices = notices + _notices_twice(settings)
 	return settings
 
 

@@ -46,6 +46,8 @@ class Examples:
 		"""Take windows (their centres), ``(X, y)`` or ``(X, X_ctl, y)``; InputError for anything else."""
 		if isinstance(source, tuple | list):
 			return cls._of_tensors(source)
+		if not hasattr(source, "signals"):
+			raise InputError(f"expected windows, (X, y) or (X, X_ctl, y), got {type(source).__name__}")
 		if source.signals is None:
 			raise InputError("these windows have no signals; extract them with signals=...")
 		return cls(windows=source.centre())
@@ -55,6 +57,7 @@ class Examples:
 		"""Take ``(X, y)`` or ``(X, X_ctl, y)``."""
 		if len(tensors) not in (2, 3):
 			raise InputError(f"expected (X, y) or (X, X_ctl, y), got {len(tensors)} tensors")
+		tensors = [None if tensor is None else torch.as_tensor(tensor) for tensor in tensors]
 		lengths = [len(tensor) for tensor in tensors if tensor is not None]
 		if len(set(lengths)) > 1:
 			raise InputError(f"X, X_ctl and y must hold the same loci, but hold {lengths} of them")

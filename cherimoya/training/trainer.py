@@ -249,7 +249,14 @@ class Trainer:
 		"""The tensors of a batch where the model is; a `cherimoya.io.batches.CompactBatch` is encoded there."""
 		if hasattr(batch, "encode"):
 			return list(batch.to(self.device).encode())
-		return [tensor.to(self.device, non_blocking=True) for tensor in batch]
+		tensors = list(batch) if isinstance(batch, tuple | list) else [batch]
+		if len(tensors) not in (3, 4) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+			found = ", ".join(type(tensor).__name__ for tensor in tensors)
+			raise InputError(
+				"a batch of the training data must be the tensors (X, y, labels) or (X, X_ctl, y, labels), labels "
+				f"being 1 for a peak and 0 for background, got {found}; give a DataLoader of such batches"
+			)
+		return [tensor.to(self.device, non_blocking=True) for tensor in tensors]
 
 	def step(self, tensors: list[torch.Tensor]) -> BatchLosses:
 		"""One step on a batch, if its losses are finite."""

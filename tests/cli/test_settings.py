@@ -289,6 +289,25 @@ def test_a_value_that_no_step_takes_is_told(content, overrides, notices):
 		assert words in notice
 
 
+@pytest.mark.parametrize(
+	("signals", "twice"),
+	[
+		([["a.bw", "a.bw"]], "a.bw"),
+		(["a.bw", ["+.bw", "+.bw"]], "+.bw"),
+		(["a.bw", "a.bw"], None),
+		([["+", "-"]], None),
+	],
+	ids=["a pair", "one of two groups", "two groups", "a good pair"],
+)
+def test_a_file_that_stands_for_both_strands_is_told(signals, twice):
+	for settings in (
+		fit(signals=signals),
+		load_settings("pipeline", {**PIPELINE, "signals": signals, "loci": "p.bed"}),
+	):
+		told = [notice for notice in settings.notices if "twice" in notice]
+		assert [notice.split(";")[0] for notice in told] == [f"signals names {twice} twice in one group"] * bool(twice)
+
+
 def test_steps_after_fit_take_what_describes_the_data_from_fit():
 	settings = load_settings("pipeline", CONFIGS / "pipeline_good.json")
 	assert settings.evaluate_parameters.validation_chroms == ["chrII"]

@@ -379,6 +379,7 @@ class TestFailures:
 			pytest.param(lambda X, y: (X, y.repeat(1, 2, 1)), "predicts 1 channels, but.*have 2", id="channels"),
 			pytest.param(lambda X, y: (X, y[:3]), "must hold the same loci", id="lengths"),
 			pytest.param(lambda X, y: (X,), "got 1 tensors", id="no_signals"),
+			pytest.param(lambda X, y: None, "expected windows.*got NoneType", id="nothing"),
 		],
 	)
 	def test_validation_data_that_do_not_fit(self, tmp_path, validation, message):
@@ -386,6 +387,29 @@ class TestFailures:
 		with pytest.raises(InputError, match=message):
 			fit(_model(), _loader(X, y, labels), validation(X, y), name=tmp_path / "run")
 		assert not list(tmp_path.iterdir())
+
+	@pytest.mark.parametrize(
+		("batches", "found"),
+		[
+			pytest.param(lambda X, y, labels: _loader(X, y), "Tensor, Tensor;", id="no_labels"),
+			pytest.param(
+				lambda X, y, labels: [(X.numpy(), y.numpy(), labels.numpy())], "ndarray, ndarray", id="arrays"
+			),
+			pytest.param(lambda X, y, labels: (X, y, labels), "got Tensor; give a DataLoader", id="no_loader"),
+		],
+	)
+	def test_batches_that_are_none(self, tmp_path, batches, found):
+		X, y, labels = _data()
+		with pytest.raises(InputError, match=rf"must be the tensors \(X, y, labels\) or.*{found}"):
+			fit(_model(), batches(X, y, labels), (X, y), name=tmp_path / "run")
+
+	def test_validation_data_may_be_arrays(self, tmp_path):
+		data = _data()
+		X, y, labels = data
+		arrays = X[labels == 1].numpy(), y[labels == 1].numpy()
+		history = fit(_model(), _loader(*data), arrays, name=tmp_path / "arrays", max_epochs=2, n_warmup_epochs=0)
+		_, expected = _fit(tmp_path, data=data)
+		assert [row["Validation MNLL"] for row in history.rows] == [row["Validation MNLL"] for row in expected.rows]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
