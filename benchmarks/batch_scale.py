@@ -8,7 +8,8 @@ set of the process. Nothing is trained::
 
 	python benchmarks/batch_scale.py
 
-takes a few minutes and 0.5 GB of disk, and writes ``results/batch_scale.json``. `--samples 20 100` is quicker.
+takes a few minutes and 0.5 GB of disk, and writes ``results/batch_scale.json``. `--samples 20 100` is quicker, and
+`--reads` gives each sample reads alone, so that its folds share what another job makes of these.
 """
 
 import argparse
@@ -44,8 +45,8 @@ SHARED = {
 HEADER = "Epoch\tIteration\tValidation Profile Pearson\tValidation Count Pearson\n"
 
 
-def write_inputs(n_samples: int) -> None:
-	"""The files of a batch, in the current folder."""
+def write_inputs(n_samples: int, *, reads: bool) -> None:
+	"""The files of a batch, in the current folder: bigWigs, peaks and background of each sample, or reads alone."""
 	for name in ("genome.fa", "exclude.bed"):
 		Path(name).write_text("x")
 	Path("genome.fa.fai").write_text("chr1\t1000000\t6\t60\t61\n")
@@ -55,10 +56,12 @@ def write_inputs(n_samples: int) -> None:
 	Path("data").mkdir()
 	rows = []
 	for i in range(n_samples):
-		paths = [f"data/s{i}.{end}" for end in ("plus.bw", "minus.bw", "narrowPeak", "negatives.bed")]
+		ends = ("bam",) if reads else ("plus.bw", "minus.bw", "narrowPeak", "negatives.bed")
+		paths = [f"data/s{i}.{end}" for end in ends]
 		for path in paths:
 			Path(path).write_text("x")
-		rows.append(f"s{i:04d}\t{paths[0]},{paths[1]}\t{paths[2]}\t{paths[3]}\t{i}\n")
+		given = (paths[0], "", "") if reads else (f"{paths[0]},{paths[1]}", paths[2], paths[3])
+		rows.append("\t".join((f"s{i:04d}", *given, f"{i}\n")))
 	Path("samples.tsv").write_text("name\tsignals\tloci\tnegatives\trandom_state\n" + "".join(rows))
 	Path("batch.json").write_text(json.dumps({**SHARED, "name": "out/batch"}))
 
@@ -113,9 +116,9 @@ def median(found: list[dict[str, float]]) -> dict[str, float]:
 	return {key: round(statistics.median(item[key] for item in found), 3) for key in found[0]}
 
 
-def measure(n_samples: int, repeats: int) -> dict[str, Any]:
+def measure(n_samples: int, repeats: int, *, reads: bool) -> dict[str, Any]:
 	"""Plan, status, an empty run and collect, in the current folder."""
-	write_inputs(n_samples)
+	write_inputs(n_samples, reads=reads)
 	parameters = ("-p", "batch.json")
 	found: dict[str, Any] = {"plan, first time": run("run", *parameters, "--dry-run")}
 	found["plan, again"] = median([run("run", *parameters, "--dry-run") for _ in range(repeats)])
@@ -134,6 +137,7 @@ def main() -> None:
 	parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 	parser.add_argument("--samples", type=int, nargs="+", default=[150, 1500], help=f"samples, of {FOLDS} folds each")
 	parser.add_argument("--repeats", type=int, default=3)
+	parser.add_argument("--reads", action="store_true", help="give each sample reads alone")
 	parser.add_argument("--output", type=Path, default=RESULTS / "batch_scale.json")
 	args = parser.parse_args()
 	output, home, sizes = args.output.resolve(), Path.cwd(), []
@@ -141,7 +145,7 @@ def main() -> None:
 		with tempfile.TemporaryDirectory(prefix="cherimoya-batch-") as folder:
 			os.chdir(folder)
 			try:
-				sizes.append(measure(n, args.repeats))
+				sizes.append(measure(n, args.repeats, reads=args.reads))
 			finally:
 				os.chdir(home)
 		print(json.dumps(sizes[-1], indent="\t"), flush=True)

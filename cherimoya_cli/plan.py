@@ -46,6 +46,9 @@ INDIFFERENT = frozenset(
 )
 """Settings that change how a step runs, but not what comes out."""
 
+DATA_STEPS = {"peaks": ("loci",), "signals": ("signals", "controls"), "negatives": ("negatives",)}
+"""The steps that make data, whatever the splits, and the top-level keys that can name what they make."""
+
 MODULES = {
 	"peaks": "cherimoya_cli.peaks",
 	"signals": "cherimoya_cli.signals",
@@ -447,19 +450,14 @@ def every_step(settings: PipelineSettings) -> list[Step]:
 		Some of `cherimoya_cli.settings.STEPS`, in order.
 	"""
 	draft = _Draft(settings)
-	made = _plan_reads(draft)
-	fit = _filled(settings, "fit", made)
-	unwanted = "negatives" in (settings.skip_steps or ()) and fit["negative_ratio"] == 0
-	if fit["negatives"] is None and not unwanted:
-		_plan_negatives(draft, made)
-		fit = _filled(settings, "fit", made)
+	made = _plan_data(draft)
 	if settings.model is None:
 		made["model"] = draft.command("fit", "train the model", made)[0]
 	draft.command("evaluate", "measure the model on held-out loci", made)
 	draft.command("predict", "write predictions", made)
 	attributed = draft.command("attribute", "score each base's contribution", made)
 	made |= zip(("ohe_filename", "attr_filename", "idx_filename", "bed_filename"), attributed, strict=False)
-	_plan_motifs(draft, made, background=fit["negatives"])
+	_plan_motifs(draft, made, background=_filled(settings, "fit", made)["negatives"])
 	if settings.variants_parameters.variants is not None:
 		models = settings.variants_parameters.models
 		draft.command("variants", "score variants", {**made, "model": None} if models else made)
@@ -481,6 +479,37 @@ def _plan_motifs(draft: _Draft, made: dict[str, Any], *, background: list[str] |
 	del made["output_filename"]
 	if settings.marginalize_parameters.motifs is not None:
 		draft.command("marginalize", "put known motifs into background loci", {**made, "loci": background})
+
+
+def _plan_data(draft: _Draft) -> dict[str, Any]:
+	"""Add the steps of `DATA_STEPS` that are needed; what the later steps get."""
+	made = _plan_reads(draft)
+	fit = _filled(draft.settings, "fit", made)
+	unwanted = "negatives" in (draft.settings.skip_steps or ()) and fit["negative_ratio"] == 0
+	if fit["negatives"] is None and not unwanted:
+		_plan_negatives(draft, made)
+	return made
+
+
+def made_data(settings: PipelineSettings) -> dict[str, list[Any]]:
+	"""What a pipeline makes of its reads and of null before it trains: files, by the top-level keys that can name them.
+
+	Parameters
+	----------
+	settings: PipelineSettings
+		The pipeline's settings; steps of their ``skip_steps`` make nothing.
+
+	Returns
+	-------
+	made: dict
+		Some of loci, signals, controls and negatives: ``{"loci": ["x_peaks.narrowPeak"], "signals": [["x.bw"]]}``. With
+		these in its settings, and its data steps left out, a pipeline's other steps are what they were.
+	"""
+	draft = _Draft(settings)
+	made = _plan_data(draft)
+	steps = {step.name for step in draft.steps} - set(settings.skip_steps or ())
+	keys = [key for step, found in DATA_STEPS.items() if step in steps for key in found]
+	return {key: made[key] for key in keys if made[key] != getattr(settings, key)}
 
 
 MADE = (

@@ -206,7 +206,8 @@ class Attempt:
 			size = os.stat(self.job.log_path).st_size - self._log_start
 		except OSError:
 			return ""
-		return tail_of(self.job.log_path, min(size, 65_536)) if size > 0 else ""
+		# tail_of leaves out the line that it begins in, here the end of that before
+		return tail_of(self.job.log_path, min(size + 1, 65_536)) if size > 0 else ""
 
 
 def _killed_by(number: int) -> str:

@@ -10,7 +10,7 @@ from cherimoya.memory import available_memory
 from cherimoya_cli.batch.executors import make_executor
 from cherimoya_cli.batch.planning import MOST_PROBLEMS, Plan, Planned, files_of
 from cherimoya_cli.batch.planning import make_plan as plan_batch
-from cherimoya_cli.plan import Step, make_plan, names_without_step
+from cherimoya_cli.plan import DATA_STEPS, Step, make_plan, names_without_step
 from cherimoya_cli.preflight import Known, Needs, check_run, check_settings, raise_together
 from cherimoya_cli.settings import load_settings
 from cherimoya_cli.utils import output_folder, say, warn
@@ -117,12 +117,14 @@ def check_jobs(plan: Plan, *, device: str) -> Checked:
 
 def _check_job(plan: Plan, planned: Planned, known: Known, device: str) -> tuple[list[Step], Needs]:
 	"""The steps of a job and what they need, if nothing keeps it from running."""
-	settings = load_settings("pipeline", plan.content(planned))
+	job = planned.job
+	settings = load_settings("pipeline", plan.content(planned) if job.prepares else plan.content_alone(planned))
 	check_settings(settings)
 	steps = make_plan(settings)
+	own = [step for step in steps if job.preparation is None or step.name not in DATA_STEPS]
 	for text in names_without_step(settings):
 		known.note(settings.source, text)
-	return steps, check_run(settings, steps, {step.name for step in steps}, known=known, device=device)
+	return own, check_run(settings, steps, {step.name for step in own}, known=known, device=device)
 
 
 def _raise_first(plan: Plan, problems: Sequence[tuple[type[CherimoyaError], str, list[Planned]]]) -> None:
@@ -137,7 +139,8 @@ def _raise_first(plan: Plan, problems: Sequence[tuple[type[CherimoyaError], str,
 def _place(plan: Plan, members: Sequence[Planned]) -> str:
 	"""Where a problem of some jobs is to be mended: the JSON if all have it, a fold if all of that do, or a sample."""
 	names = {planned.job.name for planned in members}
-	if len(names) == len(plan.jobs):
+	kinds = {planned.job.prepares for planned in members}
+	if names == {planned.job.name for planned in plan.jobs if planned.job.prepares in kinds}:
 		return plan.source
 	fold = members[0].job.fold
 	if fold is not None and names == {planned.job.name for planned in plan.jobs if planned.job.fold == fold}:
@@ -152,7 +155,7 @@ def _place(plan: Plan, members: Sequence[Planned]) -> str:
 def show_plan(plan: Plan) -> None:
 	"""What a batch would read and write."""
 	samples = len({planned.sample.name for planned in plan.jobs})
-	folds = len({planned.job.fold for planned in plan.jobs})
+	folds = len({planned.job.fold for planned in plan.jobs if not planned.job.prepares})
 	crossed = f", {samples:,} samples in {folds} folds" if folds > 1 else ""
 	say(f"Batch {plan.settings.name}: {len(plan.jobs):,} jobs{crossed}, executor {plan.settings.executor}")
 	shared = dict.fromkeys(path for _, path in files_of(plan.shared))

@@ -6,7 +6,7 @@ Imports the standard library alone, so that looking at thousands of jobs takes a
 import difflib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -28,16 +28,29 @@ class Job:
 		The sample.
 	fold: str or None
 		The fold that it is crossed with, if any.
+	shared: bool
+		Whether the sample's folds share peaks, bigWigs or negatives, made by its job without a fold. Default is False.
 	"""
 
 	batch: str
 	sample: str
 	fold: str | None = None
+	shared: bool = False
 
 	@property
 	def name(self) -> str:
 		"""The sample, and the fold: ``"K562.fold_0"``."""
 		return self.sample if self.fold is None else f"{self.sample}.{self.fold}"
+
+	@property
+	def prepares(self) -> bool:
+		"""Whether it makes what the folds of its sample share, and trains nothing."""
+		return self.shared and self.fold is None
+
+	@property
+	def preparation(self) -> "Job | None":
+		"""The job whose files it uses, and which has to be done before it starts, if there is one."""
+		return replace(self, fold=None) if self.shared and self.fold is not None else None
 
 	@property
 	def prefix(self) -> str:
@@ -72,7 +85,8 @@ def index_path(batch: str) -> Path:
 
 def write_index(batch: str, jobs: Iterable[Job]) -> None:
 	"""Write the list of a batch's jobs, unless the file holds it already."""
-	content = {"version": INDEX_VERSION, "jobs": [[job.sample, job.fold] for job in jobs]}
+	rows = [[job.sample, job.fold, job.shared] if job.shared else [job.sample, job.fold] for job in jobs]
+	content = {"version": INDEX_VERSION, "jobs": rows}
 	path, text = index_path(batch), json.dumps(content) + "\n"
 	if not path.is_file() or path.read_text(encoding="utf-8") != text:
 		write_text(path, text)
@@ -91,7 +105,7 @@ def read_index(batch: str) -> list[Job]:
 	path = index_path(batch)
 	try:
 		content = json.loads(path.read_text(encoding="utf-8"))
-		version, pairs = content["version"], [(sample, fold) for sample, fold in content["jobs"]]
+		version, jobs = content["version"], [Job(batch, *row) for row in content["jobs"]]
 	except FileNotFoundError:
 		raise MissingFileError(
 			f"{path}: no such file, so no batch '{batch}' was run here; check the name and the folder that the command "
@@ -103,7 +117,7 @@ def read_index(batch: str) -> list[Job]:
 		raise InputError(f"{path}: is damaged; 'cherimoya batch run' writes it again, and loses nothing") from None
 	if version != INDEX_VERSION:
 		raise InputError(f"{path}: was written by another version of cherimoya; give 'cherimoya batch run' again")
-	return [Job(batch, sample, fold) for sample, fold in pairs]
+	return jobs
 
 
 def select(jobs: Sequence[Job], patterns: Sequence[str]) -> list[Job]:

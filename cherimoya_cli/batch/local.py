@@ -19,6 +19,7 @@ from cherimoya_cli.batch.records import (
 	Hold,
 	Record,
 	digest_of,
+	held_up,
 	is_due,
 	is_elsewhere,
 	read_record,
@@ -180,6 +181,8 @@ class _Run:
 		self.waiting = deque(jobs)
 		self.running: list[_Running] = []
 		self.later: list[tuple[float, Job]] = []  # killed, or at work elsewhere: looked at again at a time
+		self.preparing = {job for job in jobs if job.prepares}  # and have not ended
+		self.held: dict[Job, list[Job]] = {}  # what waits for one of them
 		self.kills: Counter[str] = Counter()
 		self.n_jobs, self.n_ended, self.n_failed = len(jobs), 0, 0
 		self.next_look = 0.0
@@ -205,6 +208,9 @@ class _Run:
 	def start_next(self) -> bool:
 		"""Start the job whose turn it is, unless it needs none or is at work elsewhere; False if there is no room."""
 		job = self.waiting[0]
+		if job.preparation in self.preparing:
+			self.held.setdefault(job.preparation, []).append(self.waiting.popleft())
+			return True
 		try:
 			hold = take_hold(job)
 			if hold is None:
@@ -215,6 +221,9 @@ class _Run:
 					return self.postpone(job)
 				if not is_due(record, digest_of(job)):  # another process has seen to it in the meantime
 					return self.ended(job, record)
+				if (blocked := held_up(job, record)) is not None:
+					write_record(job, blocked)
+					return self.ended(job, blocked)
 				need = self.executor.need_of(job, self.free[0]) * 2 ** self.kills[job.name]
 				if not self.has_room(job, need):
 					return False
@@ -295,7 +304,7 @@ class _Run:
 		self.next_look = 0.0
 
 	def ended(self, job: Job, record: Record, where: str = "") -> bool:
-		"""Count a job that is done or failed, and say so."""
+		"""Count a job that is done, failed or cannot start, and say so."""
 		if self.waiting and self.waiting[0] is job:
 			self.waiting.popleft()
 		self.n_ended += 1
@@ -305,7 +314,8 @@ class _Run:
 		else:
 			self.n_failed += 1
 			step = f" in the step {record.step}" if record.step else ""
-			warn(f"{head} failed{step}: {record.reason}")
+			warn(f"{head} {record.state}{step}: {record.reason}")
+		self.let_go(job)
 		return True
 
 	def give_up(self, job: Job, reason: str) -> None:
@@ -313,6 +323,12 @@ class _Run:
 		self.n_ended += 1
 		self.n_failed += 1
 		warn(f"[{self.n_ended}/{self.n_jobs}] {job.name}: failed: {reason}")
+		self.let_go(job)
+
+	def let_go(self, job: Job) -> None:
+		"""Put what waits for a job that has ended next in turn: it starts, or is told why not."""
+		self.preparing.discard(job)
+		self.waiting.extendleft(reversed(self.held.pop(job, [])))
 
 	def postpone(self, job: Job) -> bool:
 		"""Look again later at a job that another process has."""

@@ -52,11 +52,20 @@ def estimate_memory(job: Job, *, gpu: bool) -> int:
 	return needs.memory + PROCESS_BYTES * (2 + workers) + (GPU_BYTES if gpu else 0)
 
 
-@cache
 def count_rows(path: str) -> int:
-	"""Lines of a text file, plain or gzipped; 0 for one that is not there or is elsewhere."""
+	"""Lines of a text file, plain or gzipped, counted again if it changes; 0 if it is not there or is elsewhere."""
 	if is_remote(path):
 		return 0
+	try:
+		found = os.stat(path)
+	except OSError:
+		return 0
+	return _count_rows(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _count_rows(path: str, size: int, changed: int) -> int:
+	"""Lines of a file of a size that was changed at a time."""
 	try:
 		with open(path, "rb") as handle:
 			zipped = handle.read(2) == GZIP_MAGIC

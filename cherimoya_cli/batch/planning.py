@@ -8,9 +8,9 @@ import glob
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cherimoya.errors import (
 	CherimoyaError,
@@ -43,13 +43,30 @@ EVERY_GPU = "*"
 """The value of `device` for all GPUs of this machine."""
 
 
+class Data(NamedTuple):
+	"""What folds of a sample share, the same for all samples of a kind.
+
+	Attributes
+	----------
+	files: dict
+		Keys of a pipeline, and the files that they are to name, less the start, which is the preparation's prefix:
+		``{"loci": ["_peaks.narrowPeak"], "signals": [[".bw"]]}``.
+	later: tuple of str
+		The steps that a preparation leaves out.
+	"""
+
+	files: dict[str, Any]
+	later: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Planned:
-	"""A job, the sample that it is made from, and its fold file."""
+	"""A job, the sample that it is made from, its fold file, and what the sample's folds share, if anything."""
 
 	job: Job
 	sample: Sample
 	fold_file: str | None
+	data: Data | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +84,7 @@ class Plan:
 	dry_run: bool
 		Whether commands are to be printed and nothing is to run.
 	jobs: list of Planned
-		In the order of samples, and of folds within each.
+		In the order of samples, and of folds within each, after the job that makes what they share.
 	source: str
 		The name of the JSON, for messages.
 	"""
@@ -81,6 +98,15 @@ class Plan:
 
 	def content(self, planned: Planned) -> dict[str, Any]:
 		"""The settings of a job's pipeline."""
+		content = self.content_alone(planned)
+		if planned.job.prepares:
+			return _for_data(content, planned.data)
+		if planned.job.preparation is not None:
+			return _with_data(content, planned.data, planned.job.preparation.prefix)
+		return content
+
+	def content_alone(self, planned: Planned) -> dict[str, Any]:
+		"""The settings that its pipeline would have if it shared nothing with other folds."""
 		content = {**self.shared, "name": planned.job.prefix}
 		sections = [planned.sample.values]
 		if planned.fold_file is not None:
@@ -128,16 +154,23 @@ def make_plan(path: str, overrides: Sequence[str] = ()) -> Plan:
 		problems.append(f"{path}: dry_run must be true or false, not {show(dry_run)}")
 	samples = read_samples(settings.samples, path, problems)
 	folds = find_folds(settings.fold_files, path, problems)
-	jobs = [
-		Planned(Job(settings.name, sample.name, fold), sample, file)
-		for sample in samples
-		for fold, file in folds.items()
-	]
-	plan = Plan(settings, shared, device, dry_run is True, jobs, path)
+	plan = Plan(settings, shared, device, dry_run is True, [], path)
+	plan = replace(plan, jobs=_cross(plan, samples, folds))
 	problems += _name_problems(plan)
 	problems += _settings_problems(plan)
 	_raise_all(problems, _file_problems(plan))
 	return plan
+
+
+def _cross(plan: Plan, samples: Sequence[Sample], folds: Mapping[str | None, str | None]) -> list[Planned]:
+	"""The jobs of all samples: one for each fold, after that which makes what they share."""
+	data = {} if None in folds else shared_data(plan, samples)
+	jobs = []
+	for sample in samples:
+		made = data.get(kind_of(sample.values)) if data else None
+		for fold, file in ({None: None} | folds if made else folds).items():
+			jobs.append(Planned(Job(plan.settings.name, sample.name, fold, made is not None), sample, file, made))
+	return jobs
 
 
 def _raise_all(problems: Sequence[str], files: Sequence[str]) -> None:
@@ -180,6 +213,91 @@ def find_folds(files: Sequence[str] | None, source: str, problems: list[str]) ->
 	return found
 
 
+# ---- data that folds share --------------------------------------------------------------------------
+
+
+_DATA_SECTIONS = ("preprocessing_parameters", "negatives_parameters", "fit_parameters")
+"""The sections that steps of `cherimoya_cli.plan.DATA_STEPS` are planned from."""
+
+
+def shared_data(plan: Plan, samples: Iterable[Sample]) -> dict[str, Data]:
+	"""What is made once for all folds of a sample, by its kind (see `kind_of`): peaks, bigWigs, negatives.
+
+	Parameters
+	----------
+	plan: Plan
+		The batch, of which the jobs are not there yet.
+	samples: iterable of Sample
+		Its samples.
+
+	Returns
+	-------
+	data: dict of str to Data
+		Kinds are left out whose data are given, that have no step after these, or whose settings are wrong.
+	"""
+	from cherimoya_cli.plan import DATA_STEPS, every_step, made_data
+
+	data: dict[str, Data] = {}
+	tried: set[str] = set()
+	for sample in samples:
+		kind = kind_of(sample.values)
+		if kind in tried:
+			continue
+		tried.add(kind)
+		job = Job(plan.settings.name, sample.name)
+		try:
+			settings = load_settings("pipeline", _of_data(plan.content_alone(Planned(job, sample, None))))
+			made = made_data(settings)
+			later = tuple(step.name for step in every_step(settings) if step.name not in DATA_STEPS)
+		except CherimoyaError:
+			continue  # told with those of its jobs
+		if made and set(later).difference(settings.skip_steps or ()):
+			data[kind] = Data({key: _moved(value, job.prefix, "") for key, value in made.items()}, later)
+	return data
+
+
+def _moved(value: Any, before: str, after: str) -> Any:
+	"""A path, or lists of them, that begins otherwise."""
+	if isinstance(value, str):
+		return after + value.removeprefix(before)
+	return [_moved(item, before, after) for item in value]
+
+
+def _of_data(content: Mapping[str, Any]) -> dict[str, Any]:
+	"""The settings of a pipeline without those that are for its later steps."""
+	kept = {key: value for key, value in content.items() if key not in SECTIONS or key in _DATA_SECTIONS}
+	return {**kept, "device": "cpu"}
+
+
+def _for_data(content: Mapping[str, Any], data: Data) -> dict[str, Any]:
+	"""The settings of a pipeline for the steps alone that make its data."""
+	from cherimoya_cli.plan import DATA_STEPS
+
+	filled = {"skip_steps": list(dict.fromkeys([*_names(content, "skip_steps"), *data.later]))}
+	if "rerun_steps" in content:
+		filled["rerun_steps"] = [step for step in _names(content, "rerun_steps") if step in DATA_STEPS]
+	return {**_of_data(content), **filled}
+
+
+def _with_data(content: Mapping[str, Any], data: Data, prefix: str) -> dict[str, Any]:
+	"""The settings of a pipeline with the data that the preparation makes."""
+	from cherimoya_cli.plan import DATA_STEPS
+
+	filled = {key: _moved(value, "", prefix) for key, value in data.files.items()}
+	if "rerun_steps" in content:
+		filled["rerun_steps"] = [step for step in _names(content, "rerun_steps") if step not in DATA_STEPS]
+	return {**content, **filled}
+
+
+def _names(content: Mapping[str, Any], key: str) -> list[str]:
+	"""A list of names, of which one may stand for itself."""
+	value = content.get(key) or []
+	return [value] if isinstance(value, str) else list(value)
+
+
+# ---- names ------------------------------------------------------------------------------------------
+
+
 def _name_problems(plan: Plan) -> list[str]:
 	"""Jobs that would have one name, and folds whose names cannot be those of files."""
 	seen: dict[str, Planned] = {}
@@ -209,11 +327,13 @@ def _settings_problems(plan: Plan) -> list[str]:
 		kinds.setdefault(kind_of(planned.sample.values), []).append(planned)
 	folds: dict[str | None, list[Planned]] = {}
 	for planned in plan.jobs:
-		folds.setdefault(planned.job.fold, []).append(planned)
+		if not planned.job.prepares:
+			folds.setdefault(planned.job.fold, []).append(planned)
 	groups = list(kinds.values()) + [members for members in list(folds.values())[1:]]
 	found: dict[str, list[Planned]] = {}
 	for members in groups:
-		for text in _problems_of(plan, members[0]):
+		tried = {planned.job.prepares: planned for planned in reversed(members)}  # the first of each
+		for text in dict.fromkeys(text for planned in tried.values() for text in _problems_of(plan, planned)):
 			found.setdefault(text, []).extend(members)
 	return [f"{_place(plan, members)}: {text}" for text, members in found.items()]
 
@@ -308,7 +428,13 @@ def files_of(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def digests_of(plan: Plan) -> dict[str, str]:
 	"""What stands for the settings of each job, by its name; see `cherimoya_cli.batch.records.is_due`."""
-	return {planned.job.name: digest(plan.text(planned)) for planned in plan.jobs}
+	texts, digests = {}, {}
+	for planned in plan.jobs:
+		text = plan.text(planned)
+		if planned.job.prepares:
+			texts[planned.job] = text
+		digests[planned.job.name] = digest(text + texts.get(planned.job.preparation, ""))
+	return digests
 
 
 def write_jobs(plan: Plan) -> None:

@@ -137,17 +137,51 @@ def digest(text: str) -> str:
 
 
 def digest_of(job: Job) -> str:
-	"""The digest of the pipeline JSON that a job has now; nothing if it cannot be read."""
+	"""The digest of the pipeline JSON that a job has now, and of its preparation's; nothing if one cannot be read."""
+	text = ""
 	try:
-		with open(job.json_path, encoding="utf-8") as handle:
-			return digest(handle.read())
+		for path in (job.json_path, *([job.preparation.json_path] if job.preparation else [])):
+			with open(path, encoding="utf-8") as handle:
+				text += handle.read()
 	except (OSError, ValueError):
 		return ""
+	return digest(text)
 
 
 def is_due(record: Record, settings: str) -> bool:
 	"""Whether ``run`` is to see to a job: not if it is done or failed with the settings (a digest) that it has now."""
 	return record.state not in (DONE, FAILED) or record.settings != settings
+
+
+def held_up(job: Job, record: Record) -> Record | None:
+	"""What becomes of a job that is to start while its preparation is not done; None if it can start.
+
+	Parameters
+	----------
+	job: Job
+		The job, which is locked.
+	record: Record
+		Its record.
+
+	Returns
+	-------
+	record: Record or None
+		Of a job that failed, if its preparation did, else of one that waits; `reason` says for which.
+	"""
+	first = job.preparation
+	if first is None:
+		return None
+	made = read_record(first)
+	ended = not is_due(made, digest_of(first))
+	if ended and made.state == DONE:
+		return None
+	reason = f"it needs the files that the job {first.name} makes, which "
+	if ended:
+		reason += f"failed{f' in the step {made.step}' if made.step else ''}: {made.reason}"
+	else:
+		reason += "is to be run again" if made.state in (DONE, FAILED) else f"is not done ({made.state})"
+	state = FAILED if ended else WAITING
+	return replace(record, state=state, settings=digest_of(job), exit_code=None, step=None, reason=reason)
 
 
 # ---- who runs it ------------------------------------------------------------------------------------

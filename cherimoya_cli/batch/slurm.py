@@ -33,6 +33,7 @@ from cherimoya_cli.batch.records import (
 	Hold,
 	Record,
 	digest_of,
+	held_up,
 	is_due,
 	is_elsewhere,
 	read_record,
@@ -160,18 +161,25 @@ class SlurmExecutor:
 		if not ready:
 			return 0
 		folder = self._new_folder()
-		ids: list[str] = []
-		start = 0
-		for part in divide(len(ready), self.settings.jobs_at_once, largest_array()):
-			members = ready[start : start + part.size]
-			after = None if part.after is None else ids[part.after]
-			ids.append(self._submit(members, part, after, folder))
-			start += part.size
+		first, others = ([job for job in ready if job.prepares is prepares] for prepares in (True, False))
+		ids = self._submit_arrays(first, (), folder)
+		ids += self._submit_arrays(others, [*ids, *_preparing(others, known)], folder)
 		say(
 			f"Slurm has {len(ready):,} job{'s' if len(ready) > 1 else ''} ({', '.join(ids)}). 'cherimoya batch status' "
 			f"shows how far they are, and 'scancel {' '.join(ids)}' ends them; what Slurm has to say is in {folder}."
 		)
 		return 0
+
+	def _submit_arrays(self, jobs: Sequence[Job], before: Iterable[str], folder: Path) -> list[str]:
+		"""Submit jobs as arrays that wait for the end of others; the numbers of theirs."""
+		ids: list[str] = []
+		start = 0
+		for part in divide(len(jobs), self.settings.jobs_at_once, largest_array()) if jobs else ():
+			members = jobs[start : start + part.size]
+			after = [*before, *([] if part.after is None else [ids[part.after]])]
+			ids.append(self._submit(members, part, after, folder))
+			start += part.size
+		return ids
 
 	def _is_seen_to(self, job: Job, known: Iterable[str]) -> bool:
 		"""Whether Slurm has a job, another process is at work on it, or it has ended since it was found to be due."""
@@ -185,7 +193,7 @@ class SlurmExecutor:
 		hold.release()
 		return not is_due(record, digest_of(job)) or (record.ticket is None and is_elsewhere(job, record))
 
-	def _submit(self, jobs: Sequence[Job], part: Part, after: str | None, folder: Path) -> str:
+	def _submit(self, jobs: Sequence[Job], part: Part, after: Sequence[str], folder: Path) -> str:
 		"""Submit one array; each job's record says so. The array's number."""
 		from submitit import SlurmExecutor as Submitter
 
@@ -208,7 +216,7 @@ class SlurmExecutor:
 			_note_ticket(job, handle.job_id)
 		return submitted[0].job_id.partition("_")[0]
 
-	def _parameters(self, jobs: Sequence[Job], part: Part, after: str | None) -> dict[str, Any]:
+	def _parameters(self, jobs: Sequence[Job], part: Part, after: Sequence[str]) -> dict[str, Any]:
 		"""What submitit is to ask Slurm for."""
 		settings = self.settings
 		wanted: dict[str, Any] = {
@@ -216,15 +224,21 @@ class SlurmExecutor:
 			"time": math.ceil(settings.time_limit * 60),
 			"partition": settings.partition,
 			"cpus_per_task": settings.cpus,
-			"gpus_per_node": (int(wants_gpu(jobs)) if settings.gpus is None else settings.gpus) or None,
+			"gpus_per_node": self._gpus(jobs) or None,
 			"mem": None if settings.job_memory is None else f"{math.ceil(settings.job_memory * 1000)}M",
 			"signal_delay_s": settings.stop_before,
 			"array_parallelism": part.at_once,
-			"dependency": None if after is None else f"afterany:{after}",
+			"dependency": f"afterany:{':'.join(after)}" if after else None,
 			"stderr_to_stdout": True,
 			"additional_parameters": {"requeue": True, **self._options()},
 		}
 		return {key: value for key, value in wanted.items() if value is not None}
+
+	def _gpus(self, jobs: Sequence[Job]) -> int:
+		"""The GPUs of each job of an array; none where reads become peaks and bigWigs."""
+		if all(job.prepares for job in jobs):
+			return 0
+		return int(wants_gpu(jobs)) if self.settings.gpus is None else self.settings.gpus
 
 	def _options(self) -> dict[str, Any]:
 		"""The user's options of sbatch, by the names that submitit has for them; those that are false are left out."""
@@ -269,6 +283,13 @@ def queued(record: Record, ticket: str | None) -> Record:
 	return replace(
 		record, state=QUEUED, executor=SlurmExecutor.name, ticket=ticket, device="", host="", pid=None, reason=""
 	)
+
+
+def _preparing(jobs: Iterable[Job], known: Iterable[str]) -> list[str]:
+	"""The arrays in Slurm's queue that make the files of jobs."""
+	firsts = dict.fromkeys(job.preparation for job in jobs if job.preparation is not None)
+	tickets_ = (read_record(first).ticket for first in firsts)
+	return list(dict.fromkeys(ticket.partition("_")[0] for ticket in tickets_ if ticket in known))
 
 
 def _note_ticket(job: Job, ticket: str) -> None:
@@ -377,6 +398,11 @@ class PipelineTask:
 			hold.release()
 			say(f"{job.name}: is {record.state}")
 			return
+		if (blocked := held_up(job, record)) is not None:
+			write_record(job, blocked)
+			hold.release()
+			say(f"{job.name}: {blocked.state}, {blocked.reason}")
+			sys.exit(ToolError.exit_code)
 		with _listening() as ears:
 			record = self._run_to_end(job, hold, ticket, ears)
 		say(f"{job.name}: {record.state}" + (f", {record.reason}" if record.reason else ""))

@@ -5,13 +5,25 @@ Imports the standard library alone, and opens one file for a job that does not r
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from cherimoya_cli.batch.jobs import Job
 from cherimoya_cli.batch.progress import MEASURES, current_step, duration, finite, last_epoch
-from cherimoya_cli.batch.records import LOST, RUNNING, STATES, Record, heard_of, is_alive, read_record
+from cherimoya_cli.batch.records import (
+	DONE,
+	FAILED,
+	LOST,
+	QUEUED,
+	RUNNING,
+	STATES,
+	WAITING,
+	Record,
+	heard_of,
+	is_alive,
+	read_record,
+)
 
 READERS = 8
 """Threads that read records, for file systems across a network."""
@@ -57,7 +69,20 @@ def read_rows(jobs: Sequence[Job]) -> list[Row]:
 	"""The state of each job."""
 	now = time.time()
 	with ThreadPoolExecutor(READERS) as threads:
-		return list(threads.map(lambda job: row_of(job, now), jobs, chunksize=64))
+		rows = list(threads.map(lambda job: row_of(job, now), jobs, chunksize=64))
+	states = {job: row.state for job, row in zip(jobs, rows, strict=True) if job.prepares}
+	return [_with_preparation(row, job, states) for job, row in zip(jobs, rows, strict=True)]
+
+
+def _with_preparation(row: Row, job: Job, states: Mapping[Job, str]) -> Row:
+	"""The row of a job that waits with a note on the job that makes its files, if it has begun and is not done."""
+	state = states.get(job.preparation) if job.preparation is not None else None
+	if row.state not in (WAITING, QUEUED) or state is None:
+		return row
+	if state in (WAITING, QUEUED, DONE):
+		return row._replace(note="")
+	what = "failed" if state == FAILED else f"is {state}"
+	return row._replace(note=f"needs the files that {job.preparation.name} makes, which {what}")
 
 
 def row_of(job: Job, now: float) -> Row:

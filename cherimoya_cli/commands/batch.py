@@ -82,7 +82,8 @@ def run_jobs(args: argparse.Namespace) -> int:
 
 def retry(args: argparse.Namespace) -> int:
 	"""Run again what failed or was lost, of the jobs chosen."""
-	from cherimoya_cli.batch.records import FAILED, LOST, RUNNING, is_alive, read_record, reset
+	from cherimoya_cli.batch.planning import digests_of
+	from cherimoya_cli.batch.records import FAILED, LOST, RUNNING, is_alive, is_due, read_record, reset
 
 	plan, jobs = _plan(args)
 	records = {job.name: read_record(job) for job in jobs}
@@ -93,6 +94,10 @@ def retry(args: argparse.Namespace) -> int:
 		if (record := records[job.name]).state in (FAILED, LOST)
 		or (record.state == RUNNING and not is_alive(job, record))
 	]
+	needed = {job.preparation for job in again} - {None, *again}
+	digests = digests_of(plan) if needed else {}
+	due = {job for job in needed if is_due(records[job.name], digests[job.name])}
+	again = [job for job in jobs if job in due.union(again)]
 
 	def let_wait() -> None:
 		for job in again:
@@ -103,7 +108,7 @@ def retry(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> "tuple[Plan, list[Job]]":
-	"""The checked batch, and the jobs chosen of it."""
+	"""The checked batch, and the jobs chosen of it, with those that prepare them."""
 	from cherimoya_cli.batch.jobs import select
 	from cherimoya_cli.batch.planning import make_plan
 
@@ -112,7 +117,10 @@ def _plan(args: argparse.Namespace) -> "tuple[Plan, list[Job]]":
 	plan = make_plan(args.parameters, args.overrides)
 	for notice in plan.settings.notices:
 		warn(f"note: {args.parameters}: {notice}")
-	return plan, select([planned.job for planned in plan.jobs], args.jobs)
+	jobs = [planned.job for planned in plan.jobs]
+	chosen = set(select(jobs, args.jobs))
+	chosen |= {job.preparation for job in chosen}
+	return plan, [job for job in jobs if job in chosen]
 
 
 def _execute(
@@ -127,7 +135,12 @@ def _execute(
 	text = f"Batch {plan.settings.name}: {text}"
 	if args.dry_run or plan.dry_run:
 		write_jobs(plan)
-		say("\n".join([f"# {text}", *(shell_line(command_of(job)) for job in jobs)]))
+		say(f"# {text}")
+		for part in ([job for job in jobs if job.prepares], [job for job in jobs if not job.prepares]):
+			if part and part[0].prepares:
+				say("# These make what several folds need; run them before the others:")
+			for job in part:
+				say(shell_line(command_of(job)))
 		return 0
 	say(text)
 	code = 0
@@ -194,7 +207,8 @@ def collect(args: argparse.Namespace) -> int:
 	from cherimoya_cli.batch.jobs import read_index, select
 
 	name = _name(args)
-	for path in collect_all(name, select(read_index(name), args.jobs)):
+	models = [job for job in read_index(name) if not job.prepares]
+	for path in collect_all(name, select(models, args.jobs)):
 		say(f"Wrote {path}")
 	return 0
 

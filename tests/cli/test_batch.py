@@ -828,7 +828,6 @@ def test_a_job_takes_more_memory_with_more_loci(job, tiny_genome):
 	sizes = {}
 	for n in (1000, 100_000):
 		Path("many.bed").write_text("chr1\t600\t700\n" * n)
-		memory.count_rows.cache_clear()
 		Path(job.json_path).write_text(json.dumps({**values, "loci": "many.bed"}))
 		sizes[n] = memory.estimate_memory(job, gpu=True)
 	# negatives, which the pipeline finds, are as many again

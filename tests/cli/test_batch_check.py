@@ -56,6 +56,17 @@ def check(capsys, *flags, code=0):
 	return captured.out if code == 0 else captured.err
 
 
+def test_what_folds_share_is_checked_once_and_not_looked_for(batch, capsys):
+	"""The background that a sample's preparation will make is not there yet when its folds are checked."""
+	batch(samples=("a", "b"), negatives=None)
+	text = check(capsys)
+	assert "6 jobs, 2 samples in 2 folds" in text and "out/batch/a/a.*" in text
+	assert "Steps of 2 jobs: negatives\n" in text and "Steps of 4 jobs: fit, evaluate, predict, attribute\n" in text
+	Path("peaks.bed").write_text("chr1\t900\t900\n")
+	assert check(capsys, code=3).count("batch.json: peaks.bed: ") == 1
+	assert not Path("out").exists()
+
+
 def test_every_file_is_looked_at_once_and_none_is_written(batch, capsys, monkeypatch):
 	looked = Counter()
 

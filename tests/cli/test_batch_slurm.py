@@ -104,6 +104,15 @@ def make_jobs(n, device="auto"):
 	return jobs
 
 
+def make_folds(n):
+	"""Samples of two folds each, and the jobs that make what these share."""
+	jobs = [Job("run/b", f"s{i}", fold, True) for i in range(n) for fold in (None, "f0", "f1")]
+	for job in jobs:
+		Path(job.json_path).parent.mkdir(parents=True, exist_ok=True)
+		Path(job.json_path).write_text(json.dumps({"name": job.prefix, "device": "cpu" if job.prepares else "auto"}))
+	return jobs
+
+
 def options_of(script):
 	"""The options of sbatch that a script holds, by name."""
 	lines = [line.removeprefix("#SBATCH --") for line in script.read_text().splitlines() if line.startswith("#SBATCH")]
@@ -221,6 +230,36 @@ class TestSubmitting:
 		(cluster / "queue").write_text("101_0\n102\n101_2\n")
 		assert executor.run(jobs) == 0 and not (cluster / "103.sh").exists()
 
+	@pytest.mark.parametrize("gpus, expected", [(None, "1"), (2, "2"), (0, None)])
+	def test_folds_wait_for_the_arrays_that_make_their_data(self, cluster, gpus, expected):
+		"""Preparations come first, without GPUs; all others wait for the end of their arrays, however they end."""
+		jobs = [*make_folds(5), *make_jobs(6)[5:]]
+		SlurmExecutor(settings(gpus=gpus, jobs_at_once=2)).run(jobs)
+		scripts = [options_of(cluster / f"{n}.sh") for n in range(101, 106)]
+		assert [script["array"] for script in scripts] == ["0-2%1", "0-1%1", "0-3%1", "0-3%1", "0-2%1"]
+		assert [script.get("gpus-per-node") for script in scripts] == [None, None, expected, expected, expected]
+		after = [None, None, "afterany:101:102", "afterany:101:102", "afterany:101:102:103"]
+		assert [script.get("dependency") for script in scripts] == after
+		tickets = {job.name: read_record(job).ticket for job in jobs}
+		assert [tickets[name] for name in ("s0", "s3", "s0.f0", "s0.f1", "s5")] == [
+			"101_0",
+			"102_0",
+			"103_0",
+			"103_1",
+			"105_2",
+		]
+
+	def test_folds_wait_for_data_that_slurm_has_in_its_queue(self, cluster):
+		first, *folds = make_folds(1)
+		SlurmExecutor(settings()).run([first])
+		(cluster / "queue").write_text("101\n")
+		SlurmExecutor(settings()).run([first, *folds])
+		assert options_of(cluster / "102.sh")["dependency"] == "afterany:101"
+		(cluster / "queue").write_text("102_0\n")  # the data are made, and so is a fold that waits for nothing
+		write_record(first, Record(state=DONE, ticket="101", settings=digest_of(first)))
+		SlurmExecutor(settings()).run(folds)
+		assert "dependency" not in options_of(cluster / "103.sh")
+
 	@pytest.mark.parametrize("state", [DONE, FAILED])
 	def test_a_job_that_ends_while_the_command_starts_is_not_submitted_again(self, cluster, state):
 		jobs = make_jobs(2)
@@ -324,6 +363,24 @@ class TestOnANode:
 		assert (record.executor, record.ticket, record.device) == ("slurm", "101", "cpu")
 		assert "started with 2" in Path(job.log_path).read_text()
 		assert calls(cluster, "scontrol requeue") == []
+
+	@pytest.mark.parametrize(
+		"made, state, code",
+		[(FAILED, FAILED, 4), (STOPPED, "waiting", 4), (DONE, DONE, 0)],
+		ids=[FAILED, STOPPED, DONE],
+	)
+	def test_a_fold_whose_data_are_not_made_does_not_start(self, cluster, tmp_path, made, state, code):
+		(tmp_path / "pipeline.py").write_text(PIPELINE)
+		first, fold, _ = make_folds(1)
+		SlurmExecutor(settings(), (sys.executable, str(tmp_path / "pipeline.py"))).run([fold])
+		write_record(first, Record(state=made, settings=digest_of(first), step="signals", reason="no reads"))
+		tell(fold, 0)
+		node = Node(cluster, fold)
+		ended, record = node.end()
+		assert (ended, record.state, record.attempts) == (code, state, 1 if made == DONE else 0)
+		assert ("which failed in the step signals: no reads" in record.reason) is (made == FAILED)
+		assert Path(fold.log_path).exists() is (made == DONE)
+		assert made == DONE or f"s0.f0: {state}, {record.reason}" in node.output
 
 	def test_a_time_limit(self, cluster, submitted):
 		"""The pipeline saves what it has, the job is requeued, and its next turn brings it to the end."""
