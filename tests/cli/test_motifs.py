@@ -120,6 +120,7 @@ def run_here(**settings: Any) -> int:
 # ---- what is found ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_planted_words_are_found_with_their_signs(found: tuple[Path, str]) -> None:
 	folder, printed = found
 	patterns = read_patterns(folder / "x_modisco_results.h5")
@@ -146,10 +147,12 @@ def shared_letters(text: str, word: str) -> int:
 	)
 
 
+@pytest.mark.slow
 def test_threads_are_those_of_n_jobs(found: tuple[Path, str]) -> None:
 	assert "at work on 110 windows of 200 bp with 1 thread\n" in found[1]
 
 
+@pytest.mark.slow
 def test_table_names_the_planted_motifs(found: tuple[Path, str]) -> None:
 	folder, _ = found
 	header, *rows = [line.split("\t") for line in (folder / "x_modisco/motifs.tsv").read_text().splitlines()]
@@ -162,6 +165,7 @@ def test_table_names_the_planted_motifs(found: tuple[Path, str]) -> None:
 		assert p_values[0] < 1e-4 and (np.diff(p_values) >= 0).all() and (q_values >= p_values).all()
 
 
+@pytest.mark.slow
 def test_page_shows_pictures_of_its_folder_alone(found: tuple[Path, str]) -> None:
 	folder = found[0] / "x_modisco"
 	page = (folder / "motifs.html").read_text()
@@ -174,6 +178,7 @@ def test_page_shows_pictures_of_its_folder_alone(found: tuple[Path, str]) -> Non
 		assert f"{name} <word" in table
 
 
+@pytest.mark.slow
 def test_nothing_else_is_left(found: tuple[Path, str]) -> None:
 	names = {path.name for path in found[0].iterdir()}
 	assert names == {*FILES, "known.meme.gz", "x_modisco", "x_modisco_results.h5"}
@@ -536,6 +541,7 @@ def test_step_needs_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 	assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
+@pytest.mark.slow
 def test_outputs_are_what_is_left(found: tuple[Path, str]) -> None:
 	values = {"name": "x", "output_filename": None, "output_folder": None, "report": True}
 	assert all((found[0] / path).is_file() for path in command.outputs(values))
