@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 
 def _run_side_by_side(*choices):
-	"""Run the cases that each choice takes, all choices at the same time: one after the other they take twice as long."""
+	"""Run the cases that each choice takes, all choices at the same time, as in turn they take twice as long."""
 	environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
 	command = [sys.executable, "-m", "pytest", str(CASES), "-q", "-p", "no:cacheprovider"]
 	pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
