@@ -623,12 +623,12 @@ def count_tiles(values: Mapping[str, Any], genome: "Genome") -> int:
 	InputError
 		A region is not on the genome.
 	"""
-	from cherimoya.io.tiling import check_overlap, spans_to_tile
+	from cherimoya.io.tiling import check_overlap, spans_to_tile, tile_starts
 
 	width = values["out_window"]
-	step = width - check_overlap(values["overlap"], width)
+	overlap = check_overlap(values["overlap"], width)
 	spans, _ = spans_to_tile(values["regions"], genome, in_window=values["in_window"], out_window=width)
-	return sum(1 - (span.start + width - span.end) // step for span in spans)  # as many as tile_starts gives
+	return sum(len(tile_starts(span.start, span.end, width, overlap)) for span in spans)
 
 
 def estimate_needs(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from cherimoya.errors import CherimoyaError, SettingsError, split_problems
 from cherimoya.memory import available_memory
 from cherimoya_cli.batch.executors import make_executor
-from cherimoya_cli.batch.planning import MOST_PROBLEMS, Plan, Planned, files_of
+from cherimoya_cli.batch.planning import MOST_PROBLEMS, Plan, Planned, files_of, place_of
 from cherimoya_cli.batch.planning import make_plan as plan_batch
 from cherimoya_cli.plan import DATA_STEPS, Step, make_plan, names_without_step
 from cherimoya_cli.preflight import Known, Needs, check_run, check_settings, raise_together
@@ -130,23 +130,10 @@ def _check_job(plan: Plan, planned: Planned, known: Known, device: str) -> tuple
 def _raise_first(plan: Plan, problems: Sequence[tuple[type[CherimoyaError], str, list[Planned]]]) -> None:
 	"""Raise one error of the first of all problems, those of settings before those of files."""
 	problems = sorted(problems, key=lambda problem: not issubclass(problem[0], SettingsError))
-	errors = [kind(f"{_place(plan, members)}: {text}") for kind, text, members in problems[:MOST_PROBLEMS]]
+	errors = [kind(f"{place_of(plan, members)}: {text}") for kind, text, members in problems[:MOST_PROBLEMS]]
 	if len(problems) > MOST_PROBLEMS:
 		errors.append(problems[-1][0](f"and {len(problems) - MOST_PROBLEMS:,} more"))
 	raise_together(errors)
-
-
-def _place(plan: Plan, members: Sequence[Planned]) -> str:
-	"""Where a problem of some jobs is to be mended: the JSON if all have it, a fold if all of that do, or a sample."""
-	names = {planned.job.name for planned in members}
-	kinds = {planned.job.prepares for planned in members}
-	if names == {planned.job.name for planned in plan.jobs if planned.job.prepares in kinds}:
-		return plan.source
-	fold = members[0].job.fold
-	if fold is not None and names == {planned.job.name for planned in plan.jobs if planned.job.fold == fold}:
-		return f"{plan.source}: fold_files: {members[0].fold_file}"
-	places = list(dict.fromkeys(planned.sample.place for planned in members))
-	return places[0] + (f" (and {len(places) - 1:,} more samples)" if len(places) > 1 else "")
 
 
 # ---- what is shown ----------------------------------------------------------------------------------

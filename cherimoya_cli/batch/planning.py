@@ -335,7 +335,7 @@ def _settings_problems(plan: Plan) -> list[str]:
 		tried = {planned.job.prepares: planned for planned in reversed(members)}  # the first of each
 		for text in dict.fromkeys(text for planned in tried.values() for text in _problems_of(plan, planned)):
 			found.setdefault(text, []).extend(members)
-	return [f"{_place(plan, members)}: {text}" for text, members in found.items()]
+	return [f"{place_of(plan, members)}: {text}" for text, members in found.items()]
 
 
 def kind_of(content: Mapping[str, Any]) -> str:
@@ -378,15 +378,17 @@ def _problems_of(plan: Plan, planned: Planned) -> list[str]:
 	]
 
 
-def _place(plan: Plan, members: Sequence[Planned]) -> str:
-	"""Where a problem of some jobs is to be mended: in the JSON if all have it, else at the first sample of them."""
-	places = list(dict.fromkeys(planned.sample.place for planned in members))
-	if len({planned.job.name for planned in members}) == len(plan.jobs):
+def place_of(plan: Plan, members: Sequence[Planned]) -> str:
+	"""Where a problem of some jobs is to be mended: the JSON if all have it, a fold if all of that do, or a sample."""
+	names = {planned.job.name for planned in members}
+	kinds = {planned.job.prepares for planned in members}
+	if names == {planned.job.name for planned in plan.jobs if planned.job.prepares in kinds}:
 		return plan.source
-	if len({planned.job.fold for planned in members}) == 1 and members[0].fold_file is not None:
+	fold = members[0].job.fold
+	if fold is not None and names == {planned.job.name for planned in plan.jobs if planned.job.fold == fold}:
 		return f"{plan.source}: fold_files: {members[0].fold_file}"
-	others = f" (and {len(places) - 1} more samples)" if len(places) > 1 else ""
-	return f"{places[0]}{others}"
+	places = list(dict.fromkeys(planned.sample.place for planned in members))
+	return places[0] + (f" (and {len(places) - 1:,} more samples)" if len(places) > 1 else "")
 
 
 # ---- files ------------------------------------------------------------------------------------------
